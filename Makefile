@@ -1,0 +1,50 @@
+# make run     start the service (installs it and fetches a small model the first time)
+# make test    run every test
+# make check   ruff and mypy
+# make bench   measure the gateway's cost
+# make clean   remove what make made, except models and logs
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MODELS_DIR ?= models
+
+.PHONY: run model test check bench clean
+
+run: $(VENV)/.installed
+	@$(BIN)/python run.py --mode prod
+
+model: $(VENV)/.installed
+	@$(BIN)/python -m vllm_obtain.catalogue.embedded $(MODELS_DIR)
+
+test: $(VENV)/.installed-dev model
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-bench model
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml requirements.txt
+	$(PIP) install --quiet --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(PIP) install --quiet --editable '.[bench]'
+	@touch $@

@@ -1,0 +1,19 @@
+"""`python run.py --mode dev|prod`: start the service."""
+
+import argparse
+
+from vllm_obtain.launch import launch
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Start vllm-obtain.")
+    parser.add_argument(
+        "--mode",
+        choices=("dev", "prod"),
+        default="prod",
+        help="prod: gunicorn with gevent (default); dev: Flask's server, reloads on change",
+    )
+    parser.add_argument(
+        "--no-fetch", action="store_true", help="do not fetch a small model when there is none"
+    )
+    arguments = parser.parse_args()
+    launch(arguments.mode, fetch=not arguments.no_fetch)

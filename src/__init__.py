@@ -1,0 +1,1 @@
+"""Kept so that `src.api.app` is this folder, whatever else is installed under the name."""

@@ -1,0 +1,163 @@
+"""Reading what the operating system says about the machine: /proc, cgroup v2, sysctl.
+
+Part of `hardware.py`. The parsers are pure functions of text; the readers return nothing, and
+never raise, where there is nothing to read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_SYSCTL = (
+    "machdep.cpu.brand_string",
+    "hw.memsize",
+    "hw.physicalcpu",
+    "hw.logicalcpu",
+    "hw.perflevel0.physicalcpu",  # last: a virtual machine lacks it, and sysctl stops there
+)
+
+
+def read(path: Path) -> str:
+    """Return the text of a small file, or nothing where it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def total_memory() -> int:
+    """Return the memory of the machine in bytes, whatever a cgroup allows of it."""
+    try:
+        return int(psutil.virtual_memory().total)
+    except (psutil.Error, OSError, RuntimeError, ValueError):  # no /proc/meminfo
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def physical_cores() -> int | None:
+    """Return the cores of the machine; None where it does not say (virtual ARM machines)."""
+    try:
+        return int(psutil.cpu_count(logical=False) or 0) or None
+    except (psutil.Error, OSError, RuntimeError, ValueError):
+        return None
+
+
+def allowed_cores() -> int:
+    """Return the hardware threads that this process's affinity allows."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def sysctl() -> dict[str, str]:
+    """Ask macOS about its processor and memory; empty where there is no sysctl."""
+    command = ["/usr/sbin/sysctl", *_SYSCTL]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+    return parse_pairs(done.stdout)
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """Read lines of `name: value`; the first of several equal names counts."""
+    pairs: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            pairs.setdefault(name.strip(), value.strip())
+    return pairs
+
+
+def number(text: str | None) -> int | None:
+    """Return a whole number above zero, or None for anything else."""
+    digits = (text or "").strip()
+    return int(digits) or None if digits.isdecimal() else None
+
+
+def parse_cpuinfo(text: str, arch: str) -> str:
+    """Name the processor from /proc/cpuinfo.
+
+    Args:
+        text: the file; ARM kernels give no model name, some boards name themselves at its end.
+        arch: such as "aarch64", the answer where there is nothing better.
+    """
+    pairs = parse_pairs(text)
+    for key in ("model name", "Model", "Hardware", "cpu model"):
+        if pairs.get(key):
+            return pairs[key]
+    maker, part = pairs.get("CPU implementer"), pairs.get("CPU part")
+    return f"{arch} (implementer {maker}, part {part})" if maker and part else arch
+
+
+def parse_cpu_max(text: str) -> float | None:
+    """Return how many processors cgroup v2's cpu.max allows; None for no limit.
+
+    Args:
+        text: quota and period in microseconds, such as "200000 100000", or "max 100000".
+    """
+    quota, _, period = text.strip().partition(" ")
+    if (allowed := number(quota)) is None:
+        return None
+    return allowed / (number(period) or 100_000)
+
+
+def parse_cgroup(text: str, root: Path = _CGROUP_ROOT) -> list[Path]:
+    """List the cgroup v2 folders whose limits hold for a process, innermost first.
+
+    Args:
+        text: /proc/self/cgroup; the line of v2 is `0::/path`.
+        root: where cgroup v2 is mounted.
+    """
+    for line in text.splitlines():
+        if line.startswith("0::"):
+            inner = Path(line[3:].strip().lstrip("/"))
+            return [root / inner, *(root / parent for parent in inner.parents)]
+    return []
+
+
+def cgroups() -> list[Path]:
+    """List the cgroup v2 folders of this process, innermost first."""
+    return list(dict.fromkeys(parse_cgroup(read(Path("/proc/self/cgroup")))))
+
+
+def cpu_limit(folders: list[Path]) -> int | None:
+    """Return the whole processors that the cgroups allow, at least 1; None for no limit.
+
+    A fraction is left out: a thread more than there is time for gets all of them throttled.
+    """
+    limits = [parse_cpu_max(read(folder / "cpu.max")) for folder in folders]
+    found = [limit for limit in limits if limit is not None]
+    return max(1, math.floor(min(found))) if found else None
+
+
+def memory_limit(folders: list[Path]) -> int | None:
+    """Return the bytes that the cgroups allow; None for no limit."""
+    limits = [number(read(folder / "memory.max")) for folder in folders]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def memory_left(folders: list[Path]) -> int | None:
+    """Return the bytes that may still be taken below the limits; None for no limit."""
+    left = []
+    for folder in folders:
+        limit = number(read(folder / "memory.max"))
+        if limit is not None:
+            used = number(read(folder / "memory.current")) or 0
+            stat = dict(line.split(" ", 1) for line in _stat_lines(folder))
+            # the kernel gives this part of the page cache back before it kills anything
+            cache = number(stat.get("inactive_file")) or 0
+            left.append(max(0, limit - max(0, used - cache)))
+    return min(left, default=None)
+
+
+def _stat_lines(folder: Path) -> list[str]:
+    return [line for line in read(folder / "memory.stat").splitlines() if " " in line]

@@ -1,0 +1,48 @@
+"""Saying on the terminal that a token can be had, and how."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from vllm_obtain.api.services import Services
+from vllm_obtain.errors import ServiceError
+from vllm_obtain.messages import Done, Load
+
+_BANNER = """
+vllm-obtain is ready: {url}
+  model   {model}  (engine: {engine})
+  try     curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+"""
+
+
+def announce(made: Services) -> None:
+    """Wait until the default model has produced a token, then print the address.
+
+    Args:
+        made: the services of this process; printed once, by its first worker.
+    """
+    model = made.catalogue.default(made.settings.default_model)
+    host = made.settings.host
+    address = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
+    url = f"http://{address}:{made.settings.port}"
+    if model is None:
+        _say(
+            f"\nvllm-obtain answers at {url}, but {made.settings.models_dir} holds no model. "
+            "Put a GGUF file there, or run `make model` for a small one.\n"
+        )
+        return
+    try:
+        done = made.supervisor.ask(Load(model.name, True), Done, made.settings.load_timeout + 60)
+    except ServiceError as error:
+        _say(f"\nvllm-obtain answers at {url}, but its model does not:\n  {error.message}\n")
+        return
+    body = json.dumps(
+        {"model": model.name, "messages": [{"role": "user", "content": "Tell me a joke."}]}
+    )
+    _say(_BANNER.format(url=url, model=model.name, engine=done.engine, body=body))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,66 @@
+"""The Flask application: everything it is made of, and every route it has."""
+
+from __future__ import annotations
+
+import os
+
+from flask import Flask
+
+from vllm_obtain import log
+from vllm_obtain.api import errors, hooks, inference, models, system
+from vllm_obtain.api.connections import Connections
+from vllm_obtain.api.reporter import Reporter
+from vllm_obtain.api.services import EXTENSION, Services
+from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.settings import Settings, load_settings
+from vllm_obtain.supervisor.client import Supervisor
+
+OWNER_VARIABLE = "VLLM_OBTAIN_OWNER"
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Make the application of one gateway process, and see to it that a supervisor runs.
+
+    Args:
+        settings: the owner's settings; read from the environment and `.env` when left out.
+
+    Raises:
+        SettingsError, StartError, SupervisorLost: the service cannot start here.
+    """
+    settings = settings or load_settings()
+    log.configure(settings, "gateway")
+    app = Flask("vllm_obtain")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * 1024 * 1024
+    app.extensions[EXTENSION] = _services(settings)
+    hooks.register(app)
+    errors.register(app)
+    _routes(app)
+    return app
+
+
+def _services(settings: Settings) -> Services:
+    owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
+    supervisor = Supervisor(settings, owner)
+    supervisor.ensure_running()
+    reporter = Reporter(supervisor)
+    reporter.start()
+    catalogue = Catalogue(settings.models_dir)
+    catalogue.models()
+    connections = Connections(settings.worker_connections)
+    return Services(settings, catalogue, supervisor, reporter, connections)
+
+
+def _routes(app: Flask) -> None:
+    app.get("/health")(system.health)
+    app.get("/ready")(system.ready)
+    app.get("/metrics")(system.metrics)
+    app.get("/version")(system.version)
+    app.get("/v1/system/status")(system.status)
+
+    app.get("/v1/models")(models.index)
+    app.get("/v1/models/<path:name>")(models.show)
+    app.post("/v1/models/load")(models.load)
+    app.post("/v1/models/unload")(models.unload)
+
+    app.post("/v1/chat/completions")(inference.chat)
+    app.post("/v1/completions")(inference.completions)

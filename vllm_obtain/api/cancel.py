@@ -1,0 +1,142 @@
+"""Noticing that a client went away, and ending what is done for it.
+
+While a request is worked on, nobody reads its socket, so the end of it would show only at the
+next write: minutes later for a plain request. A watch on the socket sees it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from vllm_obtain.errors import ClientGone
+
+# Where the two servers put the client's connection.
+_SOCKET_KEYS = ("gunicorn.socket", "werkzeug.socket")
+_POLL_SECONDS = 0.25
+
+
+class Interruptible(Protocol):
+    """Something whose wait can be ended from outside."""
+
+    def interrupt(self) -> None:
+        """End the wait."""
+
+
+class Cancel:
+    """Whether somebody still wants the answer, and what to interrupt when nobody does."""
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._waits: list[Interruptible] = []
+
+    @contextlib.contextmanager
+    def attached(self, wait: Interruptible) -> Iterator[None]:
+        """Have `wait` interrupted when the client goes.
+
+        Raises:
+            ClientGone: it is gone already.
+        """
+        if self.gone:
+            raise ClientGone
+        self._waits.append(wait)
+        try:
+            yield
+        finally:
+            self._waits.remove(wait)
+
+    def fire(self) -> None:
+        """Nobody wants the answer any more."""
+        self.gone = True
+        for wait in list(self._waits):
+            wait.interrupt()
+
+
+@contextlib.contextmanager
+def watched(environ: Mapping[str, Any], cancel: Cancel) -> Iterator[None]:
+    """Fire `cancel` when the client of a request closes its connection."""
+    client = next((environ[key] for key in _SOCKET_KEYS if key in environ), None)
+    if client is None:
+        yield
+        return
+    watch = _EventWatch(client, cancel) if _is_cooperative() else _ThreadWatch(client, cancel)
+    try:
+        yield
+    finally:
+        watch.stop()
+
+
+def _is_cooperative() -> bool:
+    # Only a patched process has a hub to watch on; importing gevent elsewhere costs 10 MB.
+    return socket.socket.__module__.startswith("gevent")
+
+
+def _went(client: Any) -> bool | None:
+    """Look without taking anything.
+
+    Returns:
+        True when the client is gone, False when it is there, None when it sent more already
+        (a pipelined request), so that the socket can tell no longer.
+    """
+    raw = getattr(client, "_sock", client)
+    try:
+        return None if raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) else True
+    except (BlockingIOError, InterruptedError):
+        return False
+    except (OSError, ValueError):
+        return True
+
+
+class _EventWatch:
+    """A watcher of gevent's own loop: no greenlet, next to no cost."""
+
+    def __init__(self, client: Any, cancel: Cancel) -> None:
+        import gevent
+
+        self._client = client
+        self._cancel = cancel
+        self._watcher = gevent.get_hub().loop.io(client.fileno(), 1)
+        self._watcher.start(self._look)
+
+    def stop(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+
+    def _look(self) -> None:
+        went = _went(self._client)
+        if went is False:
+            return
+        self._watcher.stop()
+        if went:
+            self._cancel.fire()
+
+
+class _ThreadWatch:
+    """A thread that polls, for the development server."""
+
+    def __init__(self, client: Any, cancel: Cancel) -> None:
+        self._client = client
+        self._cancel = cancel
+        self._over = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        while not self._over.is_set():
+            try:
+                readable, _, _ = select.select([self._client], [], [], _POLL_SECONDS)
+            except (OSError, ValueError):
+                return
+            if not readable:
+                continue
+            went = _went(self._client)
+            if went and not self._over.is_set():
+                self._cancel.fire()
+            if went is not False:
+                return

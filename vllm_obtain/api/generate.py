@@ -1,0 +1,175 @@
+"""One generation: a lease, the engine's answer, and what it came to.
+
+The only place that talks to engines. A request whose first token has not come survives the end
+of its engine: it takes a new lease and is asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from vllm_obtain.api.cancel import Cancel
+from vllm_obtain.api.tally import Tally
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines.base import Adapter
+from vllm_obtain.engines.client import EngineLost, Exchange
+from vllm_obtain.errors import ClientGone, RequestTimeout
+from vllm_obtain.log import get_logger
+from vllm_obtain.messages import Acquire, Extend, Extended, Granted, Settle
+from vllm_obtain.protocol.events import Delta, Event, Finish, Progress
+from vllm_obtain.protocol.prompts import byte_length
+from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
+from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
+
+log = get_logger("vllm_obtain.generate")
+
+MAX_ATTEMPTS = 3
+# What a request without max_tokens asks for at a time.
+EXTENSION_TOKENS = 512
+# Tokens that came without an event of their own (half a character, a held back stop string).
+UNSEEN_TOKENS = 8
+
+
+class Generation:
+    """One request on its way through the engine; iterate over it once.
+
+    Args:
+        supervisor: who gives leases.
+        adapters: finds the adapter of an engine by its name.
+        model: what to use.
+        request: what to do.
+        cancel: fires when nobody wants the answer any more.
+        timeout: seconds for everything: queue, load, prompt and completion.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        adapters: Callable[[str], Adapter],
+        model: Model,
+        request: InferenceRequest,
+        cancel: Cancel,
+        timeout: float,
+    ) -> None:
+        self._supervisor = supervisor
+        self._adapters = adapters
+        self._model = model
+        self._request = request
+        self._cancel = cancel
+        self._deadline = time.monotonic() + timeout
+        self._tokens_left = 0
+        self.tally = Tally()
+
+    def __iter__(self) -> Iterator[list[Event]]:
+        """Yield events as they come.
+
+        Raises:
+            ServiceError: it cannot be done, or broke off.
+            ClientGone: `cancel` fired.
+        """
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                yield from self._attempt()
+                return
+            except (EngineLost, SupervisorLost) as error:
+                if self._cancel.gone:
+                    raise ClientGone from None
+                if self.tally.started or attempt == MAX_ATTEMPTS:
+                    raise
+                log.warning("asking again", model=self._model.name, reason=error.message)
+
+    def _attempt(self) -> Iterator[list[Event]]:
+        with self._leased() as (line, granted):
+            self._tokens_left = granted.tokens
+            adapter = self._adapters(granted.engine)
+            adapter.check(self._request)
+            exchange = Exchange(granted.socket, self._deadline)
+            with contextlib.closing(exchange), self._cancel.attached(exchange):
+                for events in exchange.events(*self._ask(adapter)):
+                    passed = self._pass(line, events)
+                    if passed:
+                        yield passed
+                    if self.tally.finished:
+                        return
+
+    @contextlib.contextmanager
+    def _leased(self) -> Iterator[tuple[Line, Granted]]:
+        """Hold a lease, and tell the supervisor at its end what it came to."""
+        with self._supervisor.line() as line, self._cancel.attached(line):
+            granted = self._acquire(line)
+            outcome = "error"
+            try:
+                yield line, granted
+                outcome = self.tally.reason or "error"
+            except (ClientGone, GeneratorExit):
+                outcome = "cancelled"
+                raise
+            finally:
+                if self._cancel.gone:
+                    outcome = "cancelled"
+                with contextlib.suppress(OSError):
+                    line.send(self.tally.release(outcome))
+
+    def _acquire(self, line: Line) -> Granted:
+        left = self._deadline - time.monotonic()
+        acquire = Acquire(
+            model=self._model.name,
+            prompt_tokens=byte_length(self._request),
+            max_tokens=self._request.token_limit,
+            timeout=max(0.0, left),
+        )
+        try:
+            # The supervisor keeps the time; the second more is for its answer to arrive.
+            return line.ask(acquire, Granted, left + 1)
+        except TimeoutError:
+            raise RequestTimeout("The supervisor did not answer in time.", retry=False) from None
+        except OSError as error:
+            raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
+
+    def _ask(self, adapter: Adapter) -> tuple[str, object]:
+        request = self._request
+        if isinstance(request, ChatRequest):
+            return adapter.chat_path, adapter.chat_body(request, request.token_limit)
+        return adapter.completion_path, adapter.completion_body(request, request.token_limit)
+
+    def _pass(self, line: Line, events: list[Event]) -> list[Event]:
+        """Count events, keep to the lease, and leave out what clients need not see."""
+        passed: list[Event] = []
+        for event in events:
+            if isinstance(event, Progress):
+                self._progress(line, event)
+                continue
+            self.tally.count(event)
+            passed.append(event)
+            if isinstance(event, Delta) and self._spent(line):
+                passed += self._cut()
+                break
+        return passed
+
+    def _progress(self, line: Line, progress: Progress) -> None:
+        if self.tally.prompt_tokens != progress.total:
+            self.tally.prompt_tokens = progress.total
+            line.send(Settle(progress.total))
+        self.tally.cached_tokens = progress.cached
+
+    def _spent(self, line: Line) -> bool:
+        """Whether the lease's tokens are used up and no more are to be had."""
+        if self._request.token_limit is not None:
+            return False
+        self._tokens_left -= 1
+        if self._tokens_left > UNSEEN_TOKENS:
+            return False
+        extended = line.ask(Extend(EXTENSION_TOKENS), Extended, 10)
+        self._tokens_left += extended.tokens
+        return self._tokens_left <= UNSEEN_TOKENS
+
+    def _cut(self) -> list[Event]:
+        """End a completion whose next token has no room in the engine's cache."""
+        log.warning("completion cut: the cache is full", model=self._model.name)
+        ends: list[Event] = [Finish("length"), self.tally.usage()]
+        self.tally.cut = True
+        for event in ends:
+            self.tally.count(event)
+        return ends

@@ -1,0 +1,100 @@
+"""What happens to every request: an id, limits, headers, one line in the log, one count."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Any
+
+from flask import Flask, Response, g, request
+
+from vllm_obtain import log
+from vllm_obtain.api.services import Services, services
+from vllm_obtain.errors import Overloaded
+from vllm_obtain.messages import Served
+
+access = log.get_logger("vllm_obtain.access")
+
+_REQUEST_ID = re.compile(r"^[\w.:@/+=-]{1,128}$")
+# Asked every few seconds by machines: counted, but not worth a line each.
+_QUIET = frozenset({"/health", "/ready", "/metrics"})
+
+
+def register(app: Flask) -> None:
+    """Wrap the requests of an app."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    g.began = time.monotonic()
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(12)}"
+    log.clear()
+    log.bind(request_id=g.request_id)
+    connections = services().connections
+    client = request.environ.get("gunicorn.socket")
+    if client is not None:
+        connections.working(client)
+    if connections.crowded and request.path not in _QUIET:
+        g.refused = True
+        raise Overloaded(
+            "All WORKER_CONNECTIONS of this worker are in use. Try again in a moment.",
+            status=503,
+            code="too_many_connections",
+            retry_after=2,
+        )
+
+
+def _end(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    response.headers["openai-processing-ms"] = str(int((time.monotonic() - g.began) * 1000))
+    if g.get("refused"):
+        response.headers["Connection"] = "close"
+    cache = g.cache() if "cache" in g else ""
+    if cache:
+        response.headers["X-Cache"] = cache
+    line = _line(response, cache)
+    made, client = services(), request.environ.get("gunicorn.socket")
+    began, tally, model = g.began, g.get("tally"), g.get("model")
+
+    def close() -> None:
+        if client is not None:
+            made.connections.resting(client)
+        _record(made, line, time.monotonic() - began, tally, model)
+
+    response.call_on_close(close)
+    return response
+
+
+def _line(response: Response, cache: str) -> dict[str, Any]:
+    rule = request.url_rule.rule if request.url_rule is not None else "(none)"
+    return {
+        "method": request.method if rule != "(none)" else "(any)",
+        "route": rule,
+        "status": response.status_code,
+        "client": request.remote_addr,
+        "request_id": g.request_id,
+        "cache": cache,
+    }
+
+
+def _record(
+    made: Services, line: dict[str, Any], seconds: float, tally: Any, model: str | None
+) -> None:
+    made.reporter.add(Served(line["route"], line["method"], line["status"], seconds, line["cache"]))
+    if line["route"] in _QUIET and line["status"] < 400:
+        return
+    if tally is not None:
+        usage = tally.usage()
+        first = tally.first_token
+        line |= {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "first_token_ms": None if first is None else round(first * 1000, 1),
+            "finish": tally.reason,
+        }
+    if model:
+        line["model"] = model
+    access.info("request", seconds=round(seconds, 4), **line)

@@ -1,0 +1,85 @@
+"""Models: which there are, loading and unloading them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from flask import Response, jsonify, request
+
+from vllm_obtain.api.services import services
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines.registry import why_not
+from vllm_obtain.messages import Done, Load, Unload
+from vllm_obtain.protocol.parse import decode
+from vllm_obtain.settings import Settings
+
+
+class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/models/load."""
+
+    model_name: str
+    wait: bool = True
+
+
+class UnloadBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/models/unload."""
+
+    model_name: str
+
+
+_load = msgspec.json.Decoder(LoadBody)
+_unload = msgspec.json.Decoder(UnloadBody)
+
+
+def index() -> Response:
+    """GET /v1/models."""
+    made = services()
+    data = [describe(model, made.settings) for model in made.catalogue.models()]
+    return jsonify(object="list", data=data)
+
+
+def show(name: str) -> Response:
+    """GET /v1/models/{id}."""
+    made = services()
+    return jsonify(describe(made.catalogue.find(name), made.settings))
+
+
+def load() -> tuple[Response, int]:
+    """POST /v1/models/load: ready when it answers, or 202 with `"wait": false`."""
+    made = services()
+    body = decode(request.get_data(), _load)
+    model = made.catalogue.find(body.model_name)
+    # The supervisor keeps LOAD_TIMEOUT; waiting for other models to leave comes on top.
+    timeout = made.settings.load_timeout + made.settings.request_timeout if body.wait else 10
+    done = made.supervisor.ask(Load(model.name, body.wait), Done, timeout)
+    status = 200 if done.state == "ready" else 202
+    return jsonify(model=model.name, engine=done.engine, state=done.state), status
+
+
+def unload() -> Response:
+    """POST /v1/models/unload: answers when the model has finished its requests and is gone."""
+    made = services()
+    body = decode(request.get_data(), _unload)
+    model = made.catalogue.find(body.model_name)
+    done = made.supervisor.ask(
+        Unload(model.name), Done, made.settings.request_timeout + made.settings.load_timeout
+    )
+    return jsonify(model=model.name, engine=done.engine, state=done.state)
+
+
+def describe(model: Model, settings: Settings) -> dict[str, Any]:
+    """Describe a model as OpenAI does, and say what else is known of it."""
+    problem = why_not(model, settings)
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.modified),
+        "owned_by": "local",
+        "format": model.format,
+        "size_bytes": model.size_bytes,
+        "architecture": model.architecture,
+        "context_length": model.context_length,
+        "loadable": problem is None,
+        "reason": problem,
+    }

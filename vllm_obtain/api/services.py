@@ -1,0 +1,43 @@
+"""What the routes work with, made once per process in `create_app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from flask import current_app
+
+from vllm_obtain.api.connections import Connections
+from vllm_obtain.api.flights import Flights
+from vllm_obtain.api.reporter import Reporter
+from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.engines import registry
+from vllm_obtain.engines.base import Adapter
+from vllm_obtain.settings import Settings
+from vllm_obtain.supervisor.client import Supervisor
+
+EXTENSION = "vllm_obtain"
+
+
+@dataclass
+class Services:
+    """The parts of one gateway process."""
+
+    settings: Settings
+    catalogue: Catalogue
+    supervisor: Supervisor
+    reporter: Reporter
+    connections: Connections
+    flights: Flights = field(default_factory=Flights)
+    _adapters: dict[str, Adapter] = field(default_factory=dict)
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter of an engine, made once."""
+        if name not in self._adapters:
+            self._adapters[name] = registry.adapter(name, self.settings)
+        return self._adapters[name]
+
+
+def services() -> Services:
+    """The services of the app that handles this request."""
+    return cast(Services, current_app.extensions[EXTENSION])

@@ -1,0 +1,78 @@
+"""How the service is: alive, ready, status, numbers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+import msgspec
+from flask import Response, jsonify
+
+from vllm_obtain import __version__
+from vllm_obtain.api.services import services
+from vllm_obtain.errors import ServiceError
+from vllm_obtain.hardware import describe
+from vllm_obtain.messages import EngineStatus, Metrics, MetricsReply, Status, StatusReply
+
+_ALIVE = b'{"status":"ok"}'
+
+
+def health() -> Response:
+    """GET /health: this process answers, whatever the engines do."""
+    return Response(_ALIVE, mimetype="application/json")
+
+
+def ready() -> tuple[Response, int]:
+    """GET /ready: whether a request would be answered, and why not."""
+    made = services()
+    try:
+        status = made.supervisor.ask(Status(), StatusReply, 2)
+    except ServiceError as error:
+        return jsonify(status="not ready", reason=error.message), 503
+    reason = _why_not_ready(status.engines, bool(made.catalogue.default("")))
+    if reason is not None:
+        return jsonify(status="not ready", reason=reason), 503
+    return jsonify(status="ready"), 200
+
+
+def status() -> Response:
+    """GET /v1/system/status."""
+    made = services()
+    now = made.supervisor.ask(Status(), StatusReply)
+    body = {
+        "version": __version__,
+        "uptime_seconds": round(now.uptime, 3),
+        "gateway": {"pid": os.getpid(), "workers": made.settings.workers},
+        "supervisor": {"pid": now.pid},
+        "machine": asdict(describe()),
+        "system": now.system,
+        "requests_in_flight": now.in_flight,
+        "response_cache": now.cache,
+        "engines": now.engines,
+    }
+    return Response(msgspec.json.encode(body), mimetype="application/json")
+
+
+def metrics() -> Response:
+    """GET /metrics, in Prometheus' text format."""
+    made = services()
+    made.reporter.flush()
+    text = made.supervisor.ask(Metrics(), MetricsReply).text
+    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def version() -> Response:
+    """GET /version."""
+    return jsonify(version=__version__)
+
+
+def _why_not_ready(engines: list[EngineStatus], has_models: bool) -> str | None:
+    states = {engine.state for engine in engines}
+    if "ready" in states:
+        return None
+    if states & {"starting", "crashed", "draining"}:
+        return "An engine is starting."
+    failed = next((engine for engine in engines if engine.state == "failed"), None)
+    if failed is not None:
+        return failed.last_error or f"'{failed.model}' could not be loaded."
+    return None if has_models else "MODELS_DIR holds no model that can be loaded."

@@ -1,0 +1,80 @@
+"""Which files of a folder make up a model. Only names and sizes are looked at here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_obtain.catalogue.files import FileFacts
+from vllm_obtain.catalogue.model import Format
+from vllm_obtain.catalogue.safetensors import CONFIG, WEIGHTS
+from vllm_obtain.catalogue.walk import Folder
+
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})", re.ASCII)
+# What belongs to a model beside its weights; the same weights in other formats don't.
+_BESIDE = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of a model that has no name yet.
+
+    Args:
+        path: its first GGUF file, or its folder.
+        format: `gguf` or `safetensors`.
+        stem: the file's name without ending and part number, or the folder's name.
+        files: all its files by name.
+        problem: what is missing, or None.
+    """
+
+    path: Path
+    format: Format
+    stem: str
+    files: dict[str, FileFacts]
+    problem: str | None = None
+
+    @property
+    def revision(self) -> str:
+        """12 hex digits that change with the names, sizes or times of its files."""
+        digest = hashlib.sha256()
+        for name, file in sorted(self.files.items()):
+            digest.update(f"{name}\0{file.size}\0{file.mtime_ns}\n".encode("utf-8", "replace"))
+        return digest.hexdigest()[:12]
+
+
+def models_in(folder: Folder) -> list[Found]:
+    """The models whose files lie in this folder itself, by path."""
+    found = _gguf_models(folder)
+    if any(name.endswith(WEIGHTS) for name in folder.files):
+        files = {n: file for n, file in folder.files.items() if n.endswith((WEIGHTS, *_BESIDE))}
+        found.append(Found(folder.path, "safetensors", folder.path.name, files))
+    return sorted(found, key=lambda each: each.path)
+
+
+def is_whole_folder(folder: Folder) -> bool:
+    """Whether the folder is one model, so that what lies below it is part of that.
+
+    Such as the `original` copy of the same weights, or the parts of a sentence encoder.
+    """
+    return CONFIG in folder.files and any(n.endswith(WEIGHTS) for n in folder.files)
+
+
+def _gguf_models(folder: Folder) -> list[Found]:
+    groups: dict[tuple[str, int], dict[int, FileFacts]] = {}
+    for name, file in folder.files.items():
+        if not name.lower().endswith(".gguf") or name.lower().startswith("mmproj"):
+            continue
+        stem, count, part = file.path.stem, 1, 1
+        if split := _SPLIT.fullmatch(stem):
+            stem, count, part = split["stem"], int(split["count"]), int(split["part"])
+        groups.setdefault((stem, count), {})[part] = file
+    return [_gguf_model(stem, count, parts) for (stem, count), parts in groups.items()]
+
+
+def _gguf_model(stem: str, count: int, parts: dict[int, FileFacts]) -> Found:
+    files = {file.path.name: file for file in parts.values()}
+    first_missing = next((number for number in range(1, count + 1) if number not in parts), None)
+    problem = None if first_missing is None else f"part {first_missing} of {count} is missing"
+    return Found(parts[min(parts)].path, "gguf", stem, files, problem)

@@ -1,0 +1,159 @@
+"""The layout of a GGUF file: where each metadata value is, and whether all tensors are there.
+
+Source: docs/gguf.md of ggml, and the reader in ggml/src/gguf.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Final
+
+from vllm_obtain.catalogue.gguf_cursor import (
+    ARRAY,
+    INTEGERS,
+    MAX_TEXT,
+    SCALARS,
+    STRING,
+    Cursor,
+    GGUFError,
+)
+from vllm_obtain.catalogue.gguf_types import TENSOR_BLOCKS
+
+MAX_PAIRS: Final = 10_000  # real files have some 50
+MAX_TENSORS: Final = 200_000  # real files have hundreds
+MAX_LAYERS: Final = 4096
+MAX_KEY: Final = 128  # characters of a key that we look up; longer ones are skipped
+_MIN_PAIR_BYTES: Final = 13
+_MIN_TENSOR_BYTES: Final = 24
+
+
+class Layout:
+    """The metadata of a GGUF file, read value by value when asked for.
+
+    Args:
+        cursor: at the beginning of the file; used until the last look-up.
+
+    Raises:
+        GGUFError: the file is not GGUF version 2 or 3, is truncated, or makes no sense.
+    """
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        # Only places are kept: a hostile file can't make us hold its values.
+        self._places: dict[str, int] = {}
+        pairs = self._read_counts()
+        for _ in range(pairs):
+            self._read_pair()
+        self._check_tensors()
+
+    def has(self, key: str) -> bool:
+        """Whether the file has this key."""
+        return key in self._places
+
+    def text(self, key: str) -> str | None:
+        """The string under this key, or None."""
+        type_id = self._go_to(key)
+        if type_id is None:
+            return None
+        if type_id != STRING:
+            raise GGUFError(f"has a {key} that is not a string")
+        return self._cursor.text()
+
+    def length(self, key: str) -> int | None:
+        """The number of elements in the array under this key, or None."""
+        type_id = self._go_to(key)
+        if type_id is None:
+            return None
+        if type_id != ARRAY:
+            raise GGUFError(f"has a {key} that is not an array")
+        self._cursor.u32()
+        return self._cursor.u64()
+
+    def number(self, key: str) -> int | None:
+        """The number under this key, or None."""
+        value = self.numbers(key)
+        if isinstance(value, tuple):
+            raise GGUFError(f"has a {key} that is not one number")
+        return value
+
+    def numbers(self, key: str) -> int | tuple[int, ...] | None:
+        """The number under this key, or one for each layer if the file has an array there."""
+        type_id = self._go_to(key)
+        if type_id is None:
+            return None
+        if type_id != ARRAY:
+            return self._number(key, type_id)
+        type_id, count = self._cursor.u32(), self._cursor.u64()
+        if count > MAX_LAYERS:
+            raise GGUFError(f"has a {key} with {count} elements")
+        return tuple(self._number(key, type_id) for _ in range(count))
+
+    def _number(self, key: str, type_id: int) -> int:
+        if type_id not in INTEGERS:
+            raise GGUFError(f"has a {key} that is not a whole number")
+        scalar = SCALARS[type_id]
+        value = int(scalar.unpack(self._cursor.read(scalar.size))[0])
+        if not 0 <= value < 2**31:
+            raise GGUFError(f"has an impossible {key} of {value}")
+        return value
+
+    def _go_to(self, key: str) -> int | None:
+        place = self._places.get(key)
+        if place is None:
+            return None
+        self._cursor.at = place
+        return self._cursor.u32()
+
+    def _read_counts(self) -> int:
+        cursor = self._cursor
+        if cursor.size < 24 or cursor.read(4) != b"GGUF":
+            raise GGUFError("is not a GGUF file: it does not begin as one")
+        version = cursor.u32()
+        if version not in (2, 3):
+            hint = " (big-endian)" if version & 0xFFFF == 0 and version else ""
+            raise GGUFError(f"has the GGUF version {version}{hint}; 2 and 3 can be read")
+        self.tensor_count, pairs = cursor.u64(), cursor.u64()
+        if self.tensor_count > MAX_TENSORS or pairs > MAX_PAIRS:
+            raise GGUFError(f"claims {self.tensor_count} tensors and {pairs} metadata values")
+        needed = 24 + pairs * _MIN_PAIR_BYTES + self.tensor_count * _MIN_TENSOR_BYTES
+        if needed > cursor.size:
+            raise GGUFError("is truncated: it ends inside its header")
+        return pairs
+
+    def _read_pair(self) -> None:
+        key = self._cursor.text()
+        if len(key) <= MAX_KEY:
+            if key in self._places:
+                raise GGUFError(f"has the key {key} twice")
+            self._places[key] = self._cursor.at
+        self._cursor.skip_value(self._cursor.u32())
+
+    def _check_tensors(self) -> None:
+        cursor = self._cursor
+        ends = [self._tensor_end() for _ in range(self.tensor_count)]
+        after_header = cursor.at
+        alignment = self.number("general.alignment")
+        alignment = 32 if alignment is None else alignment
+        if alignment < 1 or alignment & (alignment - 1):
+            raise GGUFError(f"has an impossible general.alignment of {alignment}")
+        data = -(-after_header // alignment) * alignment
+        expected = data + max(ends, default=0)
+        if ends and expected > cursor.size:
+            raise GGUFError(f"is truncated: {cursor.size} of {expected} bytes are there")
+
+    def _tensor_end(self) -> int:
+        cursor = self._cursor
+        length = cursor.u64()
+        if length > MAX_TEXT:
+            raise GGUFError(f"has a tensor with a name of {length} bytes")
+        cursor.skip(length)
+        dimensions = cursor.u32()
+        if dimensions > 4:
+            raise GGUFError(f"has a tensor with {dimensions} dimensions")
+        shape = struct.unpack(f"<{dimensions}Q", cursor.read(8 * dimensions))
+        type_id, offset = cursor.u32(), cursor.u64()
+        elements, size = TENSOR_BLOCKS.get(type_id, (1, 0))
+        if shape and shape[0] % elements:
+            raise GGUFError("has a tensor whose rows do not fit its type")
+        return int(offset + math.prod(shape) // elements * size)

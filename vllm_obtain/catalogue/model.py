@@ -1,0 +1,40 @@
+"""A model on this machine's disk, as everything else here sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vllm_obtain.catalogue.gguf import GGUFHeader
+
+Format = Literal["gguf", "safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model.
+
+    Args:
+        name: what clients call it.
+        path: its GGUF file (the first part of a split one) or its safetensors folder.
+        format: `gguf` or `safetensors`.
+        size_bytes: bytes of all its files; of the duplicates in a folder, only those in use.
+        revision: 12 hex digits that change when its files change.
+        modified: when its newest file was last changed, seconds since 1970.
+        architecture: as its files name it (`llama`, `LlamaForCausalLM`), or None.
+        context_length: tokens it was trained for, or None.
+        header: the facts of its GGUF file, or None.
+        problem: why it can't be used, in one sentence without a subject, or None.
+    """
+
+    name: str
+    path: Path
+    format: Format
+    size_bytes: int
+    revision: str
+    modified: int
+    architecture: str | None = None
+    context_length: int | None = None
+    header: GGUFHeader | None = None
+    problem: str | None = None

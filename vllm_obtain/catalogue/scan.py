@@ -1,0 +1,112 @@
+"""Finds all models under MODELS_DIR and reads what their files say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vllm_obtain.catalogue import gguf, naming, safetensors
+from vllm_obtain.catalogue.found import Found, is_whole_folder, models_in
+from vllm_obtain.catalogue.model import Model
+from vllm_obtain.catalogue.walk import walk
+
+# GGUF files that only serve another model: they have no name of their own.
+_HELPER_KINDS = frozenset({"adapter", "mmproj", "imatrix"})
+_HELPER_ARCHITECTURES = frozenset({"clip", "controlvector"})
+
+
+def scan(models_dir: Path, known: Iterable[Model] = ()) -> list[Model]:
+    """Find all models.
+
+    Args:
+        models_dir: the folder to look through; a missing one holds no models.
+        known: models of an earlier scan; those whose files did not change are not read again.
+
+    Returns:
+        The models by name, unusable ones with their problem.
+    """
+    models_dir = models_dir.absolute()
+    before = {(model.path, model.revision): model for model in known if model.problem is None}
+    pairs = []
+    for found in _find(models_dir):
+        revision = found.revision
+        model = before.get((found.path, revision)) or _read(found, revision)
+        if not _is_helper(model):
+            pairs.append((found, model))
+    names = naming.names([_place(found, models_dir) for found, _ in pairs])
+    models = [
+        dataclasses.replace(model, name=name) for name, (_, model) in zip(names, pairs, strict=True)
+    ]
+    return sorted(models, key=lambda model: model.name)
+
+
+def _find(models_dir: Path) -> list[Found]:
+    found: dict[str, Found] = {}
+    for folder in walk(models_dir):
+        for each in models_in(folder):
+            real = os.path.realpath(each.path)
+            # The walk meets real folders before links, but not real files before links to them.
+            if real not in found or (found[real].path.is_symlink() and not each.path.is_symlink()):
+                found[real] = each
+        if is_whole_folder(folder) and folder.path != models_dir:
+            folder.folders.clear()
+            folder.links.clear()
+    return list(found.values())
+
+
+def _place(found: Found, models_dir: Path) -> naming.Place:
+    parts = found.path.relative_to(models_dir).parts
+    return naming.Place(parts, found.stem, found.format == "gguf")
+
+
+def _is_helper(model: Model) -> bool:
+    header = model.header
+    return header is not None and (
+        header.kind in _HELPER_KINDS or header.architecture in _HELPER_ARCHITECTURES
+    )
+
+
+def _read(found: Found, revision: str) -> Model:
+    model = Model(
+        name="",
+        path=found.path,
+        format=found.format,
+        size_bytes=sum(file.size for file in found.files.values()),
+        revision=revision,
+        modified=max(file.mtime_ns for file in found.files.values()) // 1_000_000_000,
+        problem=found.problem,
+    )
+    if found.problem:
+        return model
+    return _read_gguf(model, found) if found.format == "gguf" else _read_folder(model, found)
+
+
+def _read_gguf(model: Model, found: Found) -> Model:
+    path = found.path
+    try:
+        header = gguf.read_header(path)
+        for path in sorted(file.path for file in found.files.values() if file.path != found.path):
+            gguf.check_part(path)
+    except gguf.GGUFError as error:
+        return dataclasses.replace(model, problem=f"{path.name} {error}")
+    return dataclasses.replace(
+        model,
+        architecture=header.architecture,
+        context_length=header.context_length,
+        header=header,
+    )
+
+
+def _read_folder(model: Model, found: Found) -> Model:
+    try:
+        facts = safetensors.read_folder(found.files)
+    except safetensors.BrokenFolderError as error:
+        return dataclasses.replace(model, problem=str(error))
+    return dataclasses.replace(
+        model,
+        architecture=facts.architecture,
+        context_length=facts.context_length,
+        size_bytes=model.size_bytes - sum(found.files[name].size for name in facts.unused),
+    )

@@ -1,0 +1,87 @@
+"""What an engine is: a command that serves OpenAI's HTTP on a Unix socket, and a table of what
+it can do. An adapter has no state; the supervisor asks it how to start, the gateway how to ask.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.errors import UnsupportedParameter
+from vllm_obtain.hardware import Machine
+from vllm_obtain.messages import Limits
+from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceRequest, demands
+from vllm_obtain.settings import Settings
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start an engine process.
+
+    Args:
+        command: the program and its arguments.
+        limits: what the process will be able to hold.
+        env: variables to add to the environment.
+    """
+
+    command: Sequence[str]
+    limits: Limits
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Adapter(ABC):
+    """One engine."""
+
+    name: ClassVar[str]
+    # Request parameters that this engine honours; any other one is a 400 that names it.
+    parameters: ClassVar[frozenset[str]]
+    chat_path: ClassVar[str] = "/v1/chat/completions"
+    completion_path: ClassVar[str] = "/v1/completions"
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Say why this engine cannot run here and what to do, or None when it can."""
+
+    @abstractmethod
+    def refuses(self, model: Model) -> str | None:
+        """Say why this engine cannot load a model, or None when it can."""
+
+    @abstractmethod
+    def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
+        """Work out how to start the engine with a model.
+
+        Args:
+            model: what to load.
+            settings: the owner's settings.
+            machine: what there is to run on.
+            socket: where the engine shall listen; does not exist yet.
+        """
+
+    @abstractmethod
+    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate a chat request into the body this engine understands.
+
+        Args:
+            request: checked by `check`.
+            max_tokens: the most tokens to generate, or None for as many as the context holds.
+        """
+
+    @abstractmethod
+    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate a text completion request; arguments as in `chat_body`."""
+
+    def check(self, request: InferenceRequest) -> None:
+        """Refuse what this engine cannot honour.
+
+        Raises:
+            UnsupportedParameter: the first such parameter.
+        """
+        for name in demands(request):
+            if name not in self.parameters:
+                raise UnsupportedParameter(
+                    name, f"The engine {self.name} does not support this value; leave it out."
+                )

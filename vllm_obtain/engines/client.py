@@ -1,0 +1,133 @@
+"""The gateway's connection to a running engine: one HTTP request over its Unix socket.
+
+One connection per request: over a Unix socket that costs next to nothing, and an engine may
+close one it was asked to keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+import httptools
+import msgspec
+
+from vllm_obtain.errors import EngineFailed, RequestTimeout
+from vllm_obtain.protocol.chunks import read_chunk, read_error
+from vllm_obtain.protocol.events import Event
+from vllm_obtain.protocol.sse import Splitter
+
+_encode = msgspec.json.Encoder().encode
+READ_BYTES = 65536
+
+
+class EngineLost(EngineFailed):
+    """The engine's connection broke before its answer was complete."""
+
+    code = "engine_lost"
+
+
+class Exchange:
+    """One request and its streamed answer.
+
+    Args:
+        path: the engine's socket.
+        deadline: monotonic seconds after which the answer is of no use.
+    """
+
+    def __init__(self, path: str, deadline: float) -> None:
+        self._path = path
+        self._deadline = deadline
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._parser = httptools.HttpResponseParser(self)
+        self._received: list[bytes] = []
+        self._whole = False
+
+    def events(self, url: str, body: object) -> Iterator[list[Event]]:
+        """Send a request and yield what comes, as it comes; one list per read that held events.
+
+        Args:
+            url: the path of the engine's route.
+            body: what to send, as JSON.
+
+        Raises:
+            EngineLost: the connection broke.
+            RequestTimeout: the deadline passed.
+            ServiceError: the engine refused the request, or reported an error in its stream.
+        """
+        try:
+            self._send(url, _encode(body))
+            yield from self._read()
+        except TimeoutError:
+            raise RequestTimeout(
+                "The answer was not complete within REQUEST_TIMEOUT. Ask for fewer tokens, or "
+                "raise REQUEST_TIMEOUT.",
+                retry=False,
+            ) from None
+        except (OSError, httptools.HttpParserError) as error:
+            raise EngineLost("The engine ended while it answered. Try again.") from error
+
+    def interrupt(self) -> None:
+        """Make a read in another greenlet or thread end at once."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; the engine stops what it does for it."""
+        self._socket.close()
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of the body; called by the parser."""
+        self._received.append(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end; called by the parser."""
+        self._whole = True
+
+    def _send(self, url: str, data: bytes) -> None:
+        self._wait_no_longer_than_deadline()
+        self._socket.connect(self._path)
+        head = (
+            f"POST {url} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
+            f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        self._socket.sendall(head.encode() + data)
+
+    def _read(self) -> Iterator[list[Event]]:
+        splitter = Splitter()
+        while not self._whole:
+            body = self._more()
+            if (status := self._parser.get_status_code()) >= 400:
+                raise read_error(body + self._rest(), status)
+            events: list[Event] = []
+            for data in splitter.feed(body):
+                if data == b"[DONE]":
+                    self._whole = True
+                    break
+                events += read_chunk(data)
+            if events:
+                yield events
+
+    def _rest(self) -> bytes:
+        rest = b""
+        while not self._whole:
+            rest += self._more()
+        return rest
+
+    def _more(self) -> bytes:
+        self._wait_no_longer_than_deadline()
+        received = self._socket.recv(READ_BYTES)
+        if not received:
+            raise ConnectionResetError("end of stream")
+        self._parser.feed_data(received)
+        body = b"".join(self._received)
+        self._received.clear()
+        return body
+
+    def _wait_no_longer_than_deadline(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)

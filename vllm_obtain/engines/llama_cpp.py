@@ -1,0 +1,101 @@
+"""llama.cpp: its own C++ server, in a process of ours (`llama_cpp_server`), by way of xllamacpp."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines import llama_cpp_server
+from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.llama_cpp_sizing import size
+from vllm_obtain.hardware import Machine
+from vllm_obtain.protocol.prompts import flatten
+from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
+from vllm_obtain.settings import Settings
+
+# The engine draws a seed of its own when it reads this one.
+_RANDOM_SEED = 0xFFFFFFFF
+
+_COMMON = frozenset(
+    "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty "
+    "frequency_penalty stop seed logit_bias".split()
+)
+
+
+class LlamaCpp(Adapter):
+    """GGUF models on CPU, Metal, or whatever the installed xllamacpp was built for."""
+
+    name = "llama_cpp"
+    parameters = _COMMON | {
+        "messages",
+        "prompt",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+    }
+
+    def missing(self) -> str | None:
+        """Look for xllamacpp, without importing it."""
+        if importlib.util.find_spec("xllamacpp") is None:
+            return "xllamacpp is not installed; run: pip install xllamacpp."
+        return None
+
+    def refuses(self, model: Model) -> str | None:
+        """Accept GGUF files."""
+        if model.format != "gguf":
+            return f"llama.cpp loads GGUF files, and this is a {model.format} folder."
+        return None
+
+    def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
+        """Start `llama_cpp_server` with what `llama_cpp_sizing` works out."""
+        plan = size(model, settings, machine)
+        config = {"model": str(model.path), "socket": str(socket), **plan.parameters}
+        command = [sys.executable, "-u", "-P", llama_cpp_server.__file__, json.dumps(config)]
+        return Launch(command, plan.limits)
+
+    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for llama-server's /v1/chat/completions."""
+        body = _sampling(request, max_tokens)
+        body["messages"] = flatten(request.messages)
+        if request.logprobs:
+            body["logprobs"] = True
+            body["top_logprobs"] = request.top_logprobs or 0
+        return body
+
+    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for llama-server's /v1/completions."""
+        body = _sampling(request, max_tokens)
+        body["prompt"] = request.prompt
+        return body
+
+
+def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
+    """Spell out every sampling value, so that no default of the engine's has a say."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "stream": True,
+        # Always streamed, with progress: only then does a closed connection free the slot, in
+        # the prompt too, and a prompt that advances can be told from a hung engine.
+        "return_progress": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": -1 if max_tokens is None else max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repeat_penalty": request.repetition_penalty or 1.0,
+        "presence_penalty": request.presence_penalty or 0.0,
+        "frequency_penalty": request.frequency_penalty or 0.0,
+    }
+    if request.seed is not None:
+        seed = request.seed & 0xFFFFFFFF
+        body["seed"] = seed - 1 if seed == _RANDOM_SEED else seed
+    if request.stop is not None:
+        body["stop"] = request.stop
+    if request.logit_bias:
+        body["logit_bias"] = [[int(token), bias] for token, bias in request.logit_bias.items()]
+    return body

@@ -1,0 +1,80 @@
+"""Which engines there are. An adapter is imported when it is asked for, never before."""
+
+from __future__ import annotations
+
+import importlib
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines.base import Adapter
+from vllm_obtain.errors import EngineFailed
+from vllm_obtain.settings import Settings
+
+BUILT_IN = {"llama_cpp": "vllm_obtain.engines.llama_cpp:LlamaCpp"}
+
+
+def adapter(name: str, settings: Settings) -> Adapter:
+    """Make the adapter of an engine.
+
+    Args:
+        name: a key of BUILT_IN, or one that EXTRA_ENGINES adds.
+
+    Raises:
+        EngineFailed: there is no such engine, or its adapter cannot be imported.
+    """
+    target = {**BUILT_IN, **settings.engine_plugins}.get(name)
+    if target is None:
+        raise EngineFailed(
+            f"The engine '{name}' is not part of this version. "
+            f"Set INFERENCE_ENGINE=auto, or one of: {', '.join(BUILT_IN)}.",
+            status=503,
+            code="engine_not_installed",
+        )
+    module, _, cls = target.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), cls)()
+    except (ImportError, AttributeError) as error:
+        raise EngineFailed(
+            f"The engine '{name}' cannot be imported from '{target}': {error}.",
+            status=503,
+            code="engine_not_installed",
+        ) from error
+    assert isinstance(made, Adapter)  # noqa: S101 - a plugin of another type is its author's bug
+    return made
+
+
+def candidates(settings: Settings) -> list[str]:
+    """List the engines that may serve, the preferred one first."""
+    if settings.inference_engine != "auto":
+        return [settings.inference_engine]
+    return list(BUILT_IN)
+
+
+def choose(model: Model, settings: Settings) -> Adapter:
+    """Find the engine for a model: the first candidate that is installed and can load it.
+
+    Raises:
+        EngineFailed: none can; the message says why for each.
+    """
+    reasons = []
+    for name in candidates(settings):
+        engine = adapter(name, settings)
+        reason = engine.missing() or engine.refuses(model)
+        if reason is None:
+            return engine
+        reasons.append(f"{name}: {reason}")
+    raise EngineFailed(
+        f"No engine here can load '{model.name}'. {' '.join(reasons)}",
+        status=503,
+        code="no_engine_for_model",
+    )
+
+
+def why_not(model: Model, settings: Settings) -> str | None:
+    """Say why a model cannot be served, or None when it can."""
+    if model.problem:
+        return model.problem
+    try:
+        choose(model, settings)
+    except EngineFailed as error:
+        return error.message
+    return None

@@ -1,0 +1,156 @@
+"""Every error the service reports, in one tree. `api/errors.py` is the only renderer.
+
+ServiceError
+├── InvalidRequest          400  the request cannot be right; `param` names the field
+│   ├── UnsupportedParameter
+│   └── ContextLengthExceeded
+├── NotFound                404
+│   └── ModelNotFound
+├── TooLarge                413
+├── Overloaded              429/503  come back after `retry_after` seconds
+├── EngineFailed            502/503  an engine crashed or could not start
+├── RequestTimeout          504
+└── InternalError           500  a fault of ours; only the request id goes out
+SettingsError                    a setting is wrong; printed at start, never over HTTP
+StartError                       the service cannot start; printed, never over HTTP
+ClientGone                       nobody is left to answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SettingsError(Exception):
+    """A setting has a value that is not allowed."""
+
+
+class StartError(Exception):
+    """The service cannot start here; the message says what to do."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection; the work for it stops."""
+
+
+class ServiceError(Exception):
+    """An answer to a request that is not what was asked for.
+
+    Args:
+        message: what happened and what to do, one or two sentences, shown to the client.
+        param: the request field that is at fault, in OpenAI's notation (`messages[0].role`).
+        code: a stable machine-readable name; the class has a default.
+        status: the HTTP status; the class has a default.
+        retry_after: seconds after which a retry has a chance; at most 120 is sent.
+        retry: whether the official SDKs shall try again by themselves; None leaves it to them.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+        retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.status = status or type(self).status
+        self.retry_after = retry_after
+        self.retry = retry
+
+
+class InvalidRequest(ServiceError):
+    """The request is malformed; sending it again cannot help."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A parameter that the engine of this model cannot honour, and that is not dropped silently."""
+
+    code = "unsupported_parameter"
+
+    def __init__(self, param: str, why: str) -> None:
+        super().__init__(f"Unsupported parameter: '{param}'. {why}", param=param)
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt has more tokens than the model's context."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int, context: int, param: str | None) -> None:
+        super().__init__(
+            f"This model's context is {context} tokens, but the prompt has {prompt_tokens}. "
+            f"Shorten it by at least {prompt_tokens - context + 1} tokens.",
+            param=param,
+        )
+
+
+class NotFound(ServiceError):
+    """There is no such thing here."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The name is no model of this service; the message lists those that are."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        have = f"Models here: {', '.join(known)}." if known else "MODELS_DIR holds no model yet."
+        super().__init__(f"The model '{name}' does not exist. {have}", param="model")
+
+
+class TooLarge(ServiceError):
+    """The body is larger than MAX_BODY_MB."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class Overloaded(ServiceError):
+    """All places are taken; the request was not started."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+
+class EngineFailed(ServiceError):
+    """The engine could not be started, or died under the request."""
+
+    status = 502
+    type = "server_error"
+    code = "engine_failed"
+
+
+class RequestTimeout(ServiceError):
+    """REQUEST_TIMEOUT passed before the answer was complete."""
+
+    status = 504
+    type = "timeout_error"
+    code = "request_timeout"
+
+
+class InternalError(ServiceError):
+    """A fault of ours; the log has the details under the request id."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"

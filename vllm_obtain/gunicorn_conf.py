@@ -1,0 +1,139 @@
+"""gunicorn's configuration; `gunicorn.conf.py` and `python:vllm_obtain.gunicorn_conf` lead here.
+
+gunicorn replaces a worker by closing its listener and forking the next one when it is gone: with
+one worker nobody answers meanwhile, and a stream longer than its patience is cut. So its own
+counting is switched off and workers are replaced here: the new one first, then the old one goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from vllm_obtain import log
+from vllm_obtain.announce import announce
+from vllm_obtain.api.app import OWNER_VARIABLE
+from vllm_obtain.api.services import EXTENSION, Services
+from vllm_obtain.errors import SettingsError, StartError
+from vllm_obtain.hardware import device
+from vllm_obtain.launch import require_free
+from vllm_obtain.settings import load_settings
+from vllm_obtain.supervisor import runtime
+from vllm_obtain.supervisor.service import raise_file_limit
+
+# A marker older than this was left by a worker that died before its successor came.
+MARKER_SECONDS = 60.0
+# How long a worker whose master was killed may take to finish, in seconds.
+ORPHAN_SECONDS = 2.0
+
+try:
+    _settings = load_settings()
+except SettingsError as error:
+    sys.exit(str(error))
+
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.workers
+worker_class = _settings.worker_class
+worker_connections = _settings.worker_connections
+timeout = 300
+keepalive = 5
+# A worker that is being replaced finishes every request it has.
+graceful_timeout = int(_settings.request_timeout) + 5
+# It is one path per user, on which several services would clash; ours is the supervisor's.
+control_socket_disable = True
+errorlog = "-"
+proc_name = "vllm-obtain"
+
+
+def on_starting(server: Any) -> None:
+    """Check once, in the master, what would fail in every worker; name the instance."""
+    address = server.cfg.address[0]
+    if isinstance(address, tuple):
+        os.environ["PORT"] = str(address[1])
+        os.environ["HOST"] = str(address[0])
+    os.environ[OWNER_VARIABLE] = str(os.getpid())
+    try:
+        settings = load_settings()
+        if isinstance(address, tuple) and "GUNICORN_FD" not in os.environ:
+            require_free(*address)
+        log.configure(settings, "gateway")
+        log.close()
+        runtime.prepare(settings.port)
+        device(settings.device_type)
+    except (SettingsError, StartError) as error:
+        sys.exit(str(error))
+
+
+def post_worker_init(worker: Any) -> None:
+    """Take over recycling, count connections, and let the predecessor go if there is one."""
+    raise_file_limit()
+    made: Services = worker.wsgi.extensions[EXTENSION]
+    limit = worker.max_requests
+    worker.recycle_at, worker.recycle_every = limit, limit
+    worker.max_requests = sys.maxsize
+    _count_connections(worker, made)
+    threading.Thread(target=_leave_in_time, args=(worker, made), daemon=True).start()
+    marker = _marker(made)
+    if marker.exists():
+        marker.unlink(missing_ok=True)
+        os.kill(worker.ppid, signal.SIGTTOU)
+    elif worker.age == 1:
+        threading.Thread(target=announce, args=(made,), daemon=True).start()
+
+
+def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:  # noqa: ARG001 - gunicorn counts arguments
+    """Ask for a successor when this worker has served its share."""
+    if worker.nr < worker.recycle_at:
+        return
+    worker.recycle_at = worker.nr + worker.recycle_every
+    marker = _marker(worker.wsgi.extensions[EXTENSION])
+    with contextlib.suppress(OSError):
+        if time.time() - marker.stat().st_mtime > MARKER_SECONDS:
+            marker.unlink()
+    with contextlib.suppress(FileExistsError):
+        marker.touch(exist_ok=False)
+        os.kill(worker.ppid, signal.SIGTTIN)
+
+
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn passes by position
+    """Send the last counts."""
+    made = getattr(worker.wsgi, "extensions", {}).get(EXTENSION)
+    if made is not None:
+        made.reporter.flush()
+
+
+def _count_connections(worker: Any, made: Services) -> None:
+    handle = worker.handle
+
+    def counted(listener: Any, client: Any, address: Any) -> None:
+        made.connections.opened(client)
+        try:
+            handle(listener, client, address)
+        finally:
+            made.connections.closed(client)
+
+    worker.handle = counted
+
+
+def _leave_in_time(worker: Any, made: Services) -> None:
+    """End idle connections when the worker leaves, and the worker when its master was killed."""
+    while worker.alive and os.getppid() == worker.ppid:
+        time.sleep(0.2)
+    orphaned_since: float | None = None
+    while True:
+        made.connections.dismiss_idle()
+        if os.getppid() != worker.ppid:
+            orphaned_since = orphaned_since or time.monotonic()
+            if time.monotonic() - orphaned_since > ORPHAN_SECONDS:
+                os._exit(0)
+        time.sleep(0.2)
+
+
+def _marker(made: Services) -> Path:
+    return runtime.folder(made.settings.port) / runtime.RECYCLE

@@ -1,0 +1,108 @@
+"""Starting the service from Python: the development server, or gunicorn in this process's place."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from typing import Literal, NoReturn
+
+from vllm_obtain.catalogue.embedded import ensure_a_model
+from vllm_obtain.errors import ServiceError, SettingsError, StartError
+from vllm_obtain.settings import Settings, load_settings
+
+Mode = Literal["dev", "prod"]
+
+
+def launch(mode: Mode, fetch: bool = True) -> NoReturn:
+    """Serve until the end; prints one sentence and exits 1 when that is impossible.
+
+    Args:
+        mode: `dev` for Flask's server with reload, `prod` for gunicorn with gevent.
+        fetch: whether to fetch the small embedded model when MODELS_DIR holds none.
+    """
+    try:
+        settings = load_settings()
+        if not _is_reloaded():
+            require_free(settings.host, settings.port)
+            if fetch:
+                ensure_a_model(settings.models_dir)
+        if mode == "prod":
+            _gunicorn()
+        development(settings, reload=True)
+    except (SettingsError, StartError, ServiceError) as error:
+        sys.exit(str(error))
+    sys.exit(0)
+
+
+def serve_here() -> NoReturn:
+    """`python -m src.api.app`: Flask's server in this process, reloading when DEBUG is on."""
+    try:
+        settings = load_settings()
+        if not _is_reloaded():
+            require_free(settings.host, settings.port)
+        development(settings, reload=settings.debug)
+    except (SettingsError, StartError, ServiceError) as error:
+        sys.exit(str(error))
+    sys.exit(0)
+
+
+def development(settings: Settings, reload: bool) -> None:
+    """Serve with Flask's own server.
+
+    Args:
+        settings: the owner's settings.
+        reload: whether a change of the code starts the gateway again; engines stay loaded.
+    """
+    from werkzeug.serving import run_simple
+
+    from vllm_obtain.announce import announce
+    from vllm_obtain.api.app import OWNER_VARIABLE, create_app
+    from vllm_obtain.api.services import EXTENSION
+
+    if reload:
+        settings = settings.model_copy(update={"debug": True})
+        os.environ["DEBUG"] = "true"
+        if not _is_reloaded():
+            # The first process only watches files; its children come and go, so it is the owner.
+            os.environ[OWNER_VARIABLE] = str(os.getpid())
+            run_simple(settings.host, settings.port, _nothing, use_reloader=True)
+            return
+    app = create_app(settings)
+    made = app.extensions[EXTENSION]
+    threading.Thread(target=announce, args=(made,), daemon=True).start()
+    run_simple(settings.host, settings.port, app, threaded=True, use_reloader=reload)
+
+
+def require_free(host: str, port: int) -> None:
+    """Check that nobody listens where the service will.
+
+    Raises:
+        StartError: somebody does, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"Cannot listen on {host}:{port}: {error.strerror or error}. "
+                "Stop what uses it, or set another PORT or HOST."
+            ) from error
+
+
+def _gunicorn() -> NoReturn:
+    command = ["gunicorn", "-c", "python:vllm_obtain.gunicorn_conf"]
+    os.execv(  # noqa: S606 - our own interpreter, no shell
+        sys.executable, [sys.executable, "-m", *command, "vllm_obtain.api.app:create_app()"]
+    )
+
+
+def _is_reloaded() -> bool:
+    return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+
+
+def _nothing(*_: object) -> list[bytes]:
+    return []

@@ -1,0 +1,308 @@
+"""What the gateway and the supervisor say to each other. Read this file to know the protocol.
+
+A connection to the control socket carries frames (`supervisor/wire.py`), one message each. The
+gateway speaks first; every message below names its answer. Closing the connection gives back
+whatever it held: a lease, a claim on an answer. So a worker that dies blocks nothing.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from vllm_obtain.errors import ServiceError
+
+
+class Message(Struct, tag=True, tag_field="kind", frozen=True):
+    """Base of all messages."""
+
+
+# From the gateway
+
+
+class Join(Message, frozen=True):
+    """Become an owner: the supervisor lives as long as one of its owners. → Welcome.
+
+    Args:
+        version: of the code that speaks (`supervisor.version`).
+        owner_pid: the gunicorn master, or the development server.
+        owner_start: when that process started, in seconds since the epoch; tells a reused pid.
+    """
+
+    version: str
+    owner_pid: int
+    owner_start: float
+
+
+class Acquire(Message, frozen=True):
+    """Make this model ready and let me use it. → Granted or Refused. Closing gives it back.
+
+    Args:
+        model: its name in the catalogue.
+        prompt_tokens: an upper bound; `Settle` corrects it.
+        max_tokens: what the request asked for, None for as many as the context holds.
+        timeout: seconds after which the answer is of no use.
+    """
+
+    model: str
+    prompt_tokens: int
+    max_tokens: int | None
+    timeout: float
+
+
+class Settle(Message, frozen=True):
+    """The prompt turned out to have this many tokens. No answer."""
+
+    prompt_tokens: int
+
+
+class Extend(Message, frozen=True):
+    """Let me generate this many tokens more than was granted. → Extended."""
+
+    tokens: int
+
+
+class Release(Message, frozen=True):
+    """The request is over; no answer. What it came to is counted here, once, for all workers.
+
+    Args:
+        outcome: `stop`, `length`, `cancelled` or `error`.
+        prompt_tokens: tokens read, cached ones included.
+        cached_tokens: those of them that the engine had already.
+        completion_tokens: tokens generated.
+        first_token: seconds from the request's arrival to its first token, None if none came.
+        generating: seconds from the first token to the last.
+    """
+
+    outcome: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    first_token: float | None = None
+    generating: float = 0.0
+
+
+class Load(Message, frozen=True):
+    """Load a model. → Done or Refused; with `wait` only when it is ready."""
+
+    model: str
+    wait: bool
+
+
+class Unload(Message, frozen=True):
+    """Unload a model once nobody uses it. → Done or Refused."""
+
+    model: str
+
+
+class Status(Message, frozen=True):
+    """Ask what is going on. → StatusReply."""
+
+
+class Metrics(Message, frozen=True):
+    """Ask for all numbers. → MetricsReply."""
+
+
+class Served(Struct, frozen=True, array_like=True):
+    """One HTTP request that was answered.
+
+    Args:
+        route: the rule it matched, never the raw path.
+        method: GET, POST, …
+        status: the HTTP status.
+        seconds: from its arrival to its last byte.
+        cache: `hit`, `miss` or empty.
+    """
+
+    route: str
+    method: str
+    status: int
+    seconds: float
+    cache: str = ""
+
+
+class Report(Message, frozen=True):
+    """Requests a worker answered since its last report. No answer."""
+
+    served: list[Served]
+
+
+class Recall(Message, frozen=True):
+    """Ask for the answer to a deterministic request. → Remembered, or Lead.
+
+    While another connection leads on the same key, there is no answer until it is done or gone.
+    """
+
+    model: str
+    key: bytes
+
+
+class Remember(Message, frozen=True):
+    """The answer I was leading on. No answer."""
+
+    answer: bytes
+
+
+class Stop(Message, frozen=True):
+    """End, with all engines. The connection closes when it is done."""
+
+
+# From the supervisor
+
+
+class Welcome(Message, frozen=True):
+    """Who answers: the version of its code and its pid."""
+
+    version: str
+    pid: int
+
+
+class Limits(Struct, frozen=True):
+    """What an engine process can hold.
+
+    Args:
+        slots: requests at once.
+        pool_tokens: tokens over all of them, prompt and completion.
+        context: tokens of one request, prompt and completion.
+    """
+
+    slots: int
+    pool_tokens: int
+    context: int
+
+
+class Granted(Message, frozen=True):
+    """A lease.
+
+    Args:
+        engine: the name of its adapter.
+        socket: where the engine listens.
+        model: the model's name in the catalogue.
+        context: tokens one request may hold.
+        tokens: how many may be generated before `Extend` is needed.
+        loaded_at: when this engine process started; tells it from its successor.
+    """
+
+    engine: str
+    socket: str
+    model: str
+    context: int
+    tokens: int
+    loaded_at: float
+
+
+class Extended(Message, frozen=True):
+    """How many tokens more may be generated; 0 when the cache is full."""
+
+    tokens: int
+
+
+class Done(Message, frozen=True):
+    """It is done, or under way."""
+
+    engine: str
+    state: str
+
+
+class EngineStatus(Struct, frozen=True):
+    """One engine, as the status page shows it. Memory in bytes, times in seconds."""
+
+    engine: str
+    model: str
+    state: str
+    pid: int | None
+    memory_bytes: int | None
+    in_flight: int
+    queue: int
+    restarts: int
+    last_error: str | None
+    slots: int | None
+    context: int | None
+    tokens_reserved: int
+    tokens_pool: int | None
+    load_seconds: float | None
+    idle_seconds: float | None
+
+
+class StatusReply(Message, frozen=True):
+    """What is going on."""
+
+    pid: int
+    uptime: float
+    engines: list[EngineStatus]
+    system: dict[str, float]
+    in_flight: int
+    cache: dict[str, int]
+
+
+class MetricsReply(Message, frozen=True):
+    """All numbers in Prometheus' text format."""
+
+    text: str
+
+
+class Remembered(Message, frozen=True):
+    """An answer from the cache."""
+
+    answer: bytes
+
+
+class Lead(Message, frozen=True):
+    """Nobody knows the answer: find it and `Remember` it on this connection."""
+
+
+class Refused(Message, frozen=True):
+    """An error for the client; fields as in `errors.ServiceError`."""
+
+    message: str
+    status: int
+    type: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+    retry: bool | None = None
+
+    @classmethod
+    def of(cls, error: ServiceError) -> Refused:
+        """Pack an error for the wire."""
+        return cls(
+            error.message,
+            error.status,
+            error.type,
+            error.code,
+            error.param,
+            error.retry_after,
+            error.retry,
+        )
+
+    def error(self) -> ServiceError:
+        """Unpack the error."""
+        made = ServiceError(
+            self.message,
+            param=self.param,
+            code=self.code,
+            status=self.status,
+            retry_after=self.retry_after,
+            retry=self.retry,
+        )
+        made.type = self.type
+        return made
+
+
+Request = (
+    Join
+    | Acquire
+    | Settle
+    | Extend
+    | Release
+    | Load
+    | Unload
+    | Status
+    | Metrics
+    | Report
+    | Recall
+    | Remember
+    | Stop
+)
+Reply = (
+    Welcome | Granted | Extended | Done | StatusReply | MetricsReply | Remembered | Lead | Refused
+)

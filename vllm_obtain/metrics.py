@@ -1,0 +1,143 @@
+"""All numbers of a service. They live in the supervisor, so recycled workers lose none.
+
+Names follow Prometheus' conventions: base units, `_total` for counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from vllm_obtain.messages import EngineStatus, Release, Served
+
+PREFIX = "vllm_obtain"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
+
+
+class Numbers:
+    """The counters of one service, from its supervisor's start."""
+
+    def __init__(self) -> None:
+        # A second series per counter that says when it began; nobody asks for it.
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        serving = ["model", "engine"]
+        self._requests = self._counter("http_requests", "HTTP requests.", "route method status")
+        self._seconds = self._histogram(
+            "http_request_duration_seconds", "From arrival to last byte.", "route status", _SECONDS
+        )
+        self._outcomes = self._counter(
+            "inference_requests", "Requests an engine answered.", "model engine outcome"
+        )
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens read.", *serving)
+        self._cached = self._counter(
+            "prompt_tokens_cached", "Prompt tokens the engine had already.", *serving
+        )
+        self._generated = self._counter("generation_tokens", "Tokens generated.", *serving)
+        self._first = self._histogram(
+            "time_to_first_token_seconds", "From arrival to first token.", "model engine", _SECONDS
+        )
+        self._rate = self._histogram(
+            "generation_tokens_per_second", "Speed of one request.", "model engine", _RATES
+        )
+        self._restarts = self._counter("engine_restarts", "Engines that ended alone.", *serving)
+        self._loads = self._histogram(
+            "model_load_seconds", "From start to first token.", "model engine", _SECONDS
+        )
+        self._cache = self._counter("response_cache_requests", "Cacheable requests.", "result")
+
+    def served(self, requests: Iterable[Served]) -> None:
+        """Count answered HTTP requests."""
+        for request in requests:
+            status = str(request.status)
+            self._requests.labels(request.route, request.method, status).inc()
+            self._seconds.labels(request.route, status).observe(request.seconds)
+            if request.cache:
+                self._cache.labels(request.cache).inc()
+
+    def released(self, model: str, engine: str, release: Release) -> None:
+        """Count what an engine did for one request."""
+        self._outcomes.labels(model, engine, release.outcome).inc()
+        self._prompt.labels(model, engine).inc(release.prompt_tokens)
+        self._cached.labels(model, engine).inc(release.cached_tokens)
+        self._generated.labels(model, engine).inc(release.completion_tokens)
+        if release.first_token is not None:
+            self._first.labels(model, engine).observe(release.first_token)
+        if release.generating > 0 and release.completion_tokens > 1:
+            rate = (release.completion_tokens - 1) / release.generating
+            self._rate.labels(model, engine).observe(rate)
+
+    def loaded(self, model: str, engine: str, seconds: float) -> None:
+        """Count a load that succeeded."""
+        self._loads.labels(model, engine).observe(seconds)
+
+    def crashed(self, model: str, engine: str) -> None:
+        """Count an engine that ended by itself."""
+        self._restarts.labels(model, engine).inc()
+
+    def text(self, gauges: Gauges) -> str:
+        """Write everything in Prometheus' text format.
+
+        Args:
+            gauges: what is true at this moment.
+        """
+        now = CollectorRegistry()
+        now.register(gauges)
+        return (generate_latest(self.registry) + generate_latest(now)).decode()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, _names(labels), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, labels: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(
+            f"{PREFIX}_{name}", text, labels.split(), registry=self.registry, buckets=buckets
+        )
+
+
+class Gauges(Collector):
+    """What is true at the moment of a scrape."""
+
+    def __init__(
+        self,
+        engines: Sequence[EngineStatus],
+        system: dict[str, float],
+        uptime: float,
+        in_flight: int,
+        cache: dict[str, int],
+    ) -> None:
+        self._engines = engines
+        self._plain = {
+            "supervisor_uptime_seconds": uptime,
+            "requests_in_flight": in_flight,
+            **{f"response_cache_{name}": float(value) for name, value in cache.items()},
+            **{f"system_{name}": value for name, value in system.items()},
+        }
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauges, as prometheus-client asks for them."""
+        for name, value in self._plain.items():
+            yield GaugeMetricFamily(f"{PREFIX}_{name}", name.replace("_", " "), value=value)
+        for field in ("in_flight", "queue", "memory_bytes", "tokens_reserved", "tokens_pool"):
+            family = GaugeMetricFamily(
+                f"{PREFIX}_engine_{field}",
+                f"Of one engine: {field.replace('_', ' ')}.",
+                labels=["model", "engine"],
+            )
+            for engine in self._engines:
+                if (value := getattr(engine, field)) is not None:
+                    family.add_metric([engine.model, engine.engine], value)
+            yield family
+
+
+def _names(labels: Sequence[str]) -> list[str]:
+    return [name for label in labels for name in label.split()]

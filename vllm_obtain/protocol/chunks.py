@@ -1,0 +1,115 @@
+"""Reading an engine's stream: OpenAI's chunks, and what engines add to them, into events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from vllm_obtain.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ServiceError
+from vllm_obtain.protocol.events import Delta, Event, Finish, Progress, Usage
+
+
+class _Delta(Struct):
+    content: str | None = None
+
+
+class _Choice(Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    logprobs: Any = None
+    finish_reason: str | None = None
+
+
+class _PromptDetails(Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Progress(Struct):
+    total: int
+    processed: int
+    cache: int = 0
+
+
+class _Error(Struct):
+    message: str = "unknown error"
+    type: str = ""
+    code: int | str | None = None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class _Chunk(Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    prompt_progress: _Progress | None = None
+    error: _Error | None = None
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+def read_chunk(data: bytes) -> list[Event]:
+    """Turn the data of one server-sent event into events.
+
+    Args:
+        data: the JSON after `data: `; not `[DONE]`.
+
+    Returns:
+        The events in the order in which they happened; empty for a chunk that says nothing new.
+
+    Raises:
+        ServiceError: the engine reported an error, or its chunk cannot be read.
+    """
+    try:
+        chunk = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise EngineFailed("The engine sent a chunk that cannot be read.") from None
+    if chunk.error is not None:
+        raise _engine_error(chunk.error)
+    events: list[Event] = []
+    if (progress := chunk.prompt_progress) is not None:
+        events.append(Progress(progress.total, progress.processed, progress.cache))
+    for choice in chunk.choices:
+        text = choice.text if choice.delta is None else choice.delta.content
+        if text:
+            events.append(Delta(text, choice.logprobs))
+        if choice.finish_reason is not None:
+            events.append(Finish(choice.finish_reason))
+    if (usage := chunk.usage) is not None:
+        details = usage.prompt_tokens_details
+        cached = (details.cached_tokens or 0) if details else 0
+        events.append(Usage(usage.prompt_tokens, usage.completion_tokens, cached))
+    return events
+
+
+def read_error(body: bytes, status: int) -> ServiceError:
+    """Turn an engine's error answer into ours.
+
+    Args:
+        body: the answer's body, which need not be JSON.
+        status: the answer's HTTP status.
+    """
+    try:
+        error = _decoder.decode(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        error = None
+    if error is None:
+        return EngineFailed(f"The engine answered with status {status}.")
+    return _engine_error(error, status)
+
+
+def _engine_error(error: _Error, status: int = 500) -> ServiceError:
+    if error.type == "exceed_context_size_error" and error.n_prompt_tokens and error.n_ctx:
+        return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx, "messages")
+    if status in (400, 422) or error.code == 400:
+        return InvalidRequest(f"The engine refused the request: {error.message}")
+    return EngineFailed(f"The engine failed: {error.message}")

@@ -1,0 +1,48 @@
+"""Server-sent events, the part of the format that OpenAI's streams use.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+DONE = b"data: [DONE]\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+def event(payload: object) -> bytes:
+    """Encode one event.
+
+    Args:
+        payload: anything msgspec can write as JSON; JSON has no raw line breaks, so one `data`
+            line is enough.
+    """
+    return b"data: " + _encode(payload) + b"\n\n"
+
+
+class Splitter:
+    """Cuts a byte stream into the data of its events, wherever the reads fell."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """Take what was read.
+
+        Returns:
+            The data of each event that is now complete; comments and other fields are left out.
+        """
+        text = self._rest + received if self._rest else received
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        *whole, self._rest = text.split(b"\n\n")
+        return [data for block in whole if (data := _data(block)) is not None]
+
+
+def _data(block: bytes) -> bytes | None:
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return block[6:]
+    lines = [line[5:].lstrip(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None

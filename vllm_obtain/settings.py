@@ -1,0 +1,127 @@
+"""Settings: read once from a mapping, typed, frozen. The only place that knows variable names.
+
+`.env.example` documents every variable; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from vllm_obtain.errors import SettingsError
+
+Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
+Device = Literal["auto", "mps", "cuda", "cpu"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _engine_name(value: object) -> object:
+    return value.strip().lower().replace(".", "_") if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _path(value: object) -> object:
+    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_path)]
+
+
+class Settings(BaseModel):
+    """Everything an owner can set. A field's name in capitals is its variable."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=1, le=65535)
+    debug: bool = False
+    workers: int = Field(1, ge=1, le=256)
+    worker_class: Annotated[Literal["gevent"], BeforeValidator(_lower)] = "gevent"
+    worker_connections: int = Field(1000, ge=16, le=100_000)
+
+    inference_engine: Annotated[str, BeforeValidator(_engine_name)] = "auto"
+    extra_engines: str = ""
+    device_type: Annotated[Device, BeforeValidator(_lower)] = "auto"
+    default_model: str = ""
+    models_dir: AbsolutePath = Path("models").absolute()
+    max_concurrent_models: int = Field(1, ge=1, le=64)
+    mlx_memory_fraction: float = Field(0.8, gt=0, le=0.95)
+
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    enable_log_file: bool = True
+    log_dir: AbsolutePath = Path("logs").absolute()
+    log_retention_days: int = Field(30, ge=1, le=3650)
+
+    request_timeout: float = Field(300, gt=0, le=86_400)
+    load_timeout: float = Field(600, gt=0, le=86_400)
+    max_concurrent_requests: int = Field(100, ge=1, le=100_000)
+    max_body_mb: int = Field(16, ge=1, le=1024)
+    enable_caching: bool = True
+    cache_size: int = Field(1000, ge=1, le=1_000_000)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
+        """Read the settings.
+
+        Args:
+            environ: variables, such as `os.environ`; they win over the file.
+            dotenv: a `.env` file; one that does not exist is the same as none.
+
+        Raises:
+            SettingsError: a value is not allowed; the message names the variable and what is.
+        """
+        merged: dict[str, str] = {}
+        if dotenv is not None and dotenv.is_file():
+            merged = {k: v for k, v in dotenv_values(dotenv).items() if v is not None}
+        merged.update(environ)
+        values = {
+            name: merged[name.upper()].strip()
+            for name in cls.model_fields
+            if merged.get(name.upper(), "").strip()
+        }
+        try:
+            settings = cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError(_explain(error, values)) from None
+        settings._check_engine()
+        return settings
+
+    @property
+    def engine_plugins(self) -> dict[str, str]:
+        """EXTRA_ENGINES as a mapping of engine name to `module:Class`."""
+        pairs = (item.partition("=") for item in self.extra_engines.split(",") if item.strip())
+        return {name.strip(): target.strip() for name, _, target in pairs}
+
+    def _check_engine(self) -> None:
+        allowed = ["auto", "mlx", "vllm", "llama_cpp", *self.engine_plugins]
+        if self.inference_engine not in allowed:
+            raise SettingsError(
+                f"INFERENCE_ENGINE={self.inference_engine!r} is not an engine. "
+                f"Allowed: {', '.join(allowed)}."
+            )
+
+
+def load_settings() -> Settings:
+    """Read the settings of this process: its environment over `.env` in the working directory."""
+    return Settings.load(os.environ, Path(".env"))
+
+
+def _explain(error: ValidationError, values: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0])
+        allowed = problem["msg"].replace("Input should be ", "allowed: ")
+        lines.append(f"{name.upper()}={values.get(name, '')!r} is not allowed ({allowed}).")
+    return "\n".join(lines)

@@ -1,0 +1,159 @@
+"""Who may use one engine process now: slots and tokens, first come, first served.
+
+Every request reserves the tokens it can take before it starts, so the engine's cache can never
+run full under running requests. A request without `max_tokens` reserves a share and asks for
+more as it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from vllm_obtain.messages import Limits
+
+# The least that a request without max_tokens is granted at once.
+MIN_SHARE = 256
+
+
+class EngineGone(Exception):
+    """The process ended before the request got its place."""
+
+
+class Ticket:
+    """One request's place.
+
+    Args:
+        prompt_tokens: upper bound or exact number.
+        wanted: tokens it asked for, None for as many as the context holds.
+    """
+
+    def __init__(self, prompt_tokens: int, wanted: int | None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.wanted = wanted
+        self.granted = 0
+        self.turn: asyncio.Future[None] | None = None
+
+    @property
+    def reserved(self) -> int:
+        """Tokens held in the pool."""
+        return self.prompt_tokens + self.granted
+
+
+class Admission:
+    """The places of one engine process."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._holders: set[Ticket] = set()
+        self._waiting: deque[Ticket] = deque()
+        self._reserved = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a place."""
+        return len(self._holders)
+
+    @property
+    def queue(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def reserved(self) -> int:
+        """Tokens held over all places."""
+        return self._reserved
+
+    def try_enter(self, ticket: Ticket) -> bool:
+        """Take a place if there is one and nobody waits before this request."""
+        return not self._waiting and self._admit(ticket)
+
+    async def enter(self, ticket: Ticket) -> None:
+        """Wait for a place.
+
+        Raises:
+            EngineGone: the process ended meanwhile.
+        """
+        if self.try_enter(ticket):
+            return
+        ticket.turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(ticket)
+        try:
+            await ticket.turn
+        except BaseException:
+            self.leave(ticket)
+            raise
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give a place back, or stop waiting for one; a second time does nothing."""
+        if ticket in self._holders:
+            self._holders.remove(ticket)
+            self._reserved -= ticket.reserved
+        elif ticket in self._waiting:
+            self._waiting.remove(ticket)
+        self._next()
+
+    def settle(self, ticket: Ticket, prompt_tokens: int) -> None:
+        """Correct the upper bound of a prompt to its true length.
+
+        What that frees goes to the request's own completion first, then to those who wait.
+        """
+        if ticket not in self._holders:
+            return
+        self._reserved -= ticket.reserved
+        ticket.prompt_tokens = prompt_tokens
+        if ticket.wanted is not None:
+            ticket.granted = min(ticket.wanted, max(0, self._limits.context - prompt_tokens))
+        self._reserved += ticket.reserved
+        self._next()
+
+    def extend(self, ticket: Ticket, tokens: int) -> int:
+        """Grant more tokens to a running request, whoever waits: it will end, they will start.
+
+        Returns:
+            How many; 0 when the pool is full.
+        """
+        granted = min(tokens, self._limits.pool_tokens - self._reserved)
+        if granted <= 0 or ticket not in self._holders:
+            return 0
+        ticket.granted += granted
+        self._reserved += granted
+        return granted
+
+    def close(self) -> None:
+        """Send everybody who waits away: the process is gone."""
+        waiting, self._waiting = self._waiting, deque()
+        for ticket in waiting:
+            if ticket.turn is not None and not ticket.turn.done():
+                ticket.turn.set_exception(EngineGone())
+
+    def _admit(self, ticket: Ticket) -> bool:
+        limits = self._limits
+        prompt = min(ticket.prompt_tokens, limits.context)
+        free = limits.pool_tokens - self._reserved
+        granted = self._grant(ticket, prompt, free)
+        if len(self._holders) >= limits.slots or prompt + granted > free:
+            return False
+        ticket.prompt_tokens, ticket.granted = prompt, granted
+        self._holders.add(ticket)
+        self._reserved += ticket.reserved
+        return True
+
+    def _grant(self, ticket: Ticket, prompt: int, free: int) -> int:
+        """Size the first grant: all that was asked for, or a share that leaves room for others."""
+        room = self._limits.context - prompt
+        if ticket.wanted is not None:
+            return min(ticket.wanted, room)
+        share = max(MIN_SHARE, self._limits.pool_tokens // self._limits.slots // 2)
+        return min(room, max(share, (free - prompt) // 4))
+
+    def _next(self) -> None:
+        while self._waiting:
+            ticket = self._waiting[0]
+            if ticket.turn is None or ticket.turn.done():
+                self._waiting.popleft()
+            elif self._admit(ticket):
+                self._waiting.popleft()
+                ticket.turn.set_result(None)
+            else:
+                return

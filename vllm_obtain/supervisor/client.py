@@ -1,0 +1,214 @@
+"""The gateway's side of the control socket. Blocking calls, which gevent makes cooperative."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from vllm_obtain import messages
+from vllm_obtain.errors import ServiceError
+from vllm_obtain.settings import Settings
+from vllm_obtain.supervisor import runtime
+from vllm_obtain.supervisor.owners import started
+from vllm_obtain.supervisor.wire import Frames, frame
+
+START_TIMEOUT = 20.0
+
+_decode = msgspec.msgpack.Decoder(messages.Reply).decode
+R = TypeVar("R", bound=messages.Message)
+
+
+class SupervisorLost(ServiceError):
+    """The supervisor is gone and could not be started again."""
+
+    status = 503
+    code = "supervisor_unavailable"
+
+
+class Line:
+    """One connection to the supervisor.
+
+    Args:
+        path: the control socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
+        self._frames = Frames()
+
+    def send(self, message: messages.Message) -> None:
+        """Send a message that has no answer."""
+        self.socket.sendall(frame(message))
+
+    def ask(self, message: messages.Message, reply: type[R], timeout: float | None = None) -> R:
+        """Send a message and wait for its answer.
+
+        Args:
+            message: the question.
+            reply: the answer's type.
+            timeout: seconds to wait, None for ever.
+
+        Raises:
+            ServiceError: the supervisor refused.
+            TimeoutError: no answer came in time.
+            OSError: the connection broke.
+        """
+        answer = self.converse(message, timeout)
+        if not isinstance(answer, reply):
+            raise ConnectionError(f"unexpected answer {type(answer).__name__}")
+        return answer
+
+    def converse(self, message: messages.Message, timeout: float | None = None) -> messages.Reply:
+        """Like `ask`, for a message with several kinds of answer."""
+        self.socket.settimeout(timeout)
+        self.send(message)
+        while True:
+            received = self.socket.recv(65536)
+            if not received:
+                raise ConnectionResetError("the supervisor closed the connection")
+            for body in self._frames.feed(received):
+                answer: messages.Reply = _decode(body)
+                if isinstance(answer, messages.Refused):
+                    raise answer.error()
+                return answer
+
+    def close(self) -> None:
+        """Close; gives back what the connection held."""
+        self.socket.close()
+
+    def interrupt(self) -> None:
+        """Make a wait in another greenlet or thread end at once."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Supervisor:
+    """The supervisor of one instance, started when it does not answer.
+
+    Args:
+        settings: the owner's settings; the port names the instance.
+        owner: pid of the process whose end is the supervisor's end.
+    """
+
+    def __init__(self, settings: Settings, owner: int) -> None:
+        self._settings = settings
+        self._owner = owner
+        self._version = runtime.version()
+        self._folder = runtime.folder(settings.port)
+
+    def line(self) -> Line:
+        """Open a connection, starting the supervisor if it is gone.
+
+        Raises:
+            SupervisorLost: it does not come up.
+        """
+        try:
+            return Line(self._folder / runtime.CONTROL)
+        except OSError:
+            self.ensure_running()
+        try:
+            return Line(self._folder / runtime.CONTROL)
+        except OSError as error:
+            raise SupervisorLost(
+                "The supervisor does not answer; see app.log and errors.log under LOG_DIR.",
+                retry_after=2,
+            ) from error
+
+    def ask(self, message: messages.Message, reply: type[R], timeout: float | None = 10.0) -> R:
+        """Ask one question on a connection of its own.
+
+        Raises:
+            ServiceError: the supervisor refused, or is gone.
+        """
+        try:
+            with self.line() as line:
+                return line.ask(message, reply, timeout)
+        except OSError as error:
+            raise SupervisorLost(
+                f"The supervisor broke off: {error}. Try again.", retry_after=1
+            ) from error
+
+    def ensure_running(self) -> None:
+        """Start the supervisor unless it answers, and join as an owner.
+
+        Raises:
+            SupervisorLost: it cannot be started.
+        """
+        folder = runtime.prepare(self._settings.port)
+        with _locked(folder.with_suffix(runtime.START_LOCK)):
+            if not self._joined():
+                self._start()
+                if not self._joined():
+                    raise SupervisorLost("The supervisor could not be started; see app.log.")
+
+    def _joined(self) -> bool:
+        """Join the running supervisor; one that runs other code is told to stop first."""
+        start = _start_time(self._owner)
+        try:
+            with Line(self._folder / runtime.CONTROL) as line:
+                join = messages.Join(self._version, self._owner, start)
+                if line.ask(join, messages.Welcome, 10).version == self._version:
+                    return True
+                line.send(messages.Stop())
+                line.socket.settimeout(10)
+                while line.socket.recv(4096):
+                    pass
+        except OSError:
+            pass
+        return False
+
+    def _start(self) -> None:
+        root = str(Path(__file__).parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PORT": str(self._settings.port),
+        }
+        command = [sys.executable, "-m", "vllm_obtain.supervisor"]
+        owner = [str(self._owner), repr(_start_time(self._owner))]
+        try:
+            subprocess.run([*command, *owner], env=env, check=True, timeout=START_TIMEOUT)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SupervisorLost(f"The supervisor could not be started: {error}.") from error
+
+
+def _start_time(pid: int) -> float:
+    return started(pid) or 0.0
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; waits by polling, since flock would block every greenlet."""
+    with path.open("w") as file:
+        end = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise SupervisorLost(f"Somebody holds {path}; is another start hung?") from None
+                time.sleep(0.02)
+        yield

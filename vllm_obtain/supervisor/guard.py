@@ -1,0 +1,64 @@
+"""The parent of one engine: kills its whole process group when the supervisor is gone.
+
+A thread in the engine could not do that: a load may hold the interpreter lock, a stopped process
+runs no thread, and vLLM's children outlive its parent. This process does nothing else, imports
+the standard library only, and reads commands from its standard input, which the supervisor
+holds: `T` asks the engine to end, end of file kills it.
+
+    python guard.py PIDFILE PROGRAM ARGUMENT…
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill the engine if even this guard is killed (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _reap(engine: subprocess.Popen[bytes]) -> None:
+    status = engine.wait()
+    _signal_group(engine.pid, signal.SIGKILL)
+    os._exit(status if status >= 0 else 128 - status)
+
+
+def main() -> None:
+    """Start the engine, note its pid, wait for the first end: its own or the supervisor's."""
+    # Ctrl-C in a terminal reaches every process of the group: ending is the supervisor's call.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pidfile, command = sys.argv[1], sys.argv[2:]
+    engine = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=_die_with_parent,
+    )
+    with open(pidfile + ".new", "w") as file:  # noqa: PTH123 - pathlib costs a third of this start
+        file.write(str(engine.pid))
+    os.replace(pidfile + ".new", pidfile)  # noqa: PTH105 - as above
+    threading.Thread(target=_reap, args=(engine,), daemon=True).start()
+    while order := os.read(0, 1):
+        if order == b"T":
+            _signal_group(engine.pid, signal.SIGTERM)
+    _signal_group(engine.pid, signal.SIGKILL)
+    engine.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Where one service keeps its sockets and pid files, and how its supervisor is found.
+
+One instance is one port. The folder's path is short on purpose: macOS limits a Unix socket's
+path to 104 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+
+from vllm_obtain.errors import StartError
+
+BASE = Path("/tmp")  # noqa: S108 - a folder of mode 700 is made below it, and its owner checked
+CONTROL = "control.sock"
+# Beside the folder and never removed: a lock on a removed file locks nothing.
+START_LOCK = ".lock"
+RECYCLE = "recycle"
+# What the supervisor runs besides itself: a change in the gateway alone leaves engines alone.
+_SOURCES = ("*.py", "catalogue/*.py", "engines/*.py", "protocol/*.py", "supervisor/*.py")
+
+
+def folder(port: int) -> Path:
+    """Name the folder of the instance on a port; it need not exist."""
+    return BASE / f"vllm-obtain-{os.getuid()}" / str(port)
+
+
+def prepare(port: int) -> Path:
+    """Make the folder of an instance, readable by this user alone.
+
+    Raises:
+        StartError: somebody else owns the place, or it cannot be made.
+    """
+    path = folder(port)
+    for level in (path.parent, path):
+        try:
+            level.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"The folder {level} for sockets cannot be made: {error}.") from error
+        found = level.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise StartError(f"{level} belongs to somebody else. Remove it and start again.")
+        level.chmod(0o700)
+    return path
+
+
+def prefix() -> str:
+    """Begin the names of this supervisor's own files, so that it never removes a successor's."""
+    return f"e{os.getpid()}-"
+
+
+def sweep(path: Path) -> None:
+    """End what a killed supervisor left behind, and remove its sockets and pid files.
+
+    Only a process whose command line names this folder is ended: a pid may have been reused.
+    """
+    for pidfile in path.glob("e*.pid"):
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            process = psutil.Process(int(pidfile.read_text()))
+            if any(str(path) in argument for argument in process.cmdline()):
+                os.killpg(process.pid, signal.SIGKILL)
+    _unlink(path.glob("e*"))
+
+
+def remove(path: Path, control: int) -> None:
+    """Remove what a supervisor made, and the folder if nobody else uses it.
+
+    Args:
+        path: the instance's folder.
+        control: the inode of this supervisor's control socket; a successor's stays.
+    """
+    _unlink(path.glob(f"{prefix()}*"))
+    socket = path / CONTROL
+    with contextlib.suppress(OSError):
+        if socket.stat().st_ino == control:
+            _unlink([socket, path / RECYCLE])
+    for level in (path, path.parent):
+        with contextlib.suppress(OSError):
+            level.rmdir()
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def version() -> str:
+    """Fingerprint the code a supervisor runs, to tell an old one after a reload."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for source in sorted(_files(root)):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for pattern in _SOURCES:
+        yield from root.glob(pattern)
