@@ -90,11 +90,10 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, context: int, param: str | None) -> None:
+    def __init__(self, prompt_tokens: int, context: int) -> None:
         super().__init__(
             f"This model's context is {context} tokens, but the prompt has {prompt_tokens}. "
-            f"Shorten it by at least {prompt_tokens - context + 1} tokens.",
-            param=param,
+            f"Shorten it by at least {prompt_tokens - context + 1} tokens."
         )
 
 

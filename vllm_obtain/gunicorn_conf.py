@@ -64,8 +64,8 @@ def on_starting(server: Any) -> None:
             require_free(*address)
         log.configure(settings, "gateway")
         log.close()
-        runtime.prepare(settings.port)
         device(settings.device_type)
+        runtime.prepare(settings.port)
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
 

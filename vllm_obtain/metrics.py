@@ -29,7 +29,7 @@ class Numbers:
 
     def __init__(self) -> None:
         # A second series per counter that says when it began; nobody asks for it.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         serving = ["model", "engine"]
         self._requests = self._counter("http_requests", "HTTP requests.", "route method status")

@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 def _services(settings: Settings) -> Services:
     owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
     supervisor = Supervisor(settings, owner)
-    supervisor.ensure_running()
+    supervisor.ensure_running(replace=True)
     reporter = Reporter(supervisor)
     reporter.start()
     catalogue = Catalogue(settings.models_dir)

@@ -15,7 +15,7 @@ from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.client import EngineLost, Exchange
-from vllm_obtain.errors import ClientGone, RequestTimeout
+from vllm_obtain.errors import ClientGone, ContextLengthExceeded, RequestTimeout
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Acquire, Extend, Extended, Granted, Settle
 from vllm_obtain.protocol.events import Delta, Event, Finish, Progress
@@ -73,6 +73,9 @@ class Generation:
             try:
                 yield from self._attempt()
                 return
+            except ContextLengthExceeded as error:
+                error.param = "messages" if isinstance(self._request, ChatRequest) else "prompt"
+                raise
             except (EngineLost, SupervisorLost) as error:
                 if self._cancel.gone:
                     raise ClientGone from None

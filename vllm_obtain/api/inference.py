@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import msgspec
@@ -41,7 +41,7 @@ def completions() -> Response:
     return _answer(parse_completion(request.get_data()), TextRenderer)
 
 
-def _answer(asked: InferenceRequest, renderer: Callable[[str, bool], Renderer]) -> Response:
+def _answer(asked: InferenceRequest, renderer: type[Renderer]) -> Response:
     made = services()
     _check(asked)
     model = _model(made, asked)
@@ -51,7 +51,7 @@ def _answer(asked: InferenceRequest, renderer: Callable[[str, bool], Renderer]) 
         held.enter_context(watched(request.environ, cancel))
         batches = held.enter_context(_closing(_batches(made, asked, model, cancel, held)))
         first = next(batches, [])
-        render = renderer(asked.model or model.name, asked.wants_usage)
+        render = renderer(asked.model or model.name, asked.wants_usage, asked.alternatives)
         body = _chain(first, batches)
         if not asked.wants_stream:
             return _json(render.plain(body))

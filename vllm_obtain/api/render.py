@@ -31,15 +31,17 @@ class Renderer(ABC):
     Args:
         model: the name the client gets to see.
         with_usage: whether a stream ends with a usage chunk.
+        alternatives: how many `top_logprobs` each token has.
     """
 
     prefix: str
 
-    def __init__(self, model: str, with_usage: bool) -> None:
+    def __init__(self, model: str, with_usage: bool, alternatives: int = 0) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = model
         self._with_usage = with_usage
+        self._alternatives = alternatives
 
     @abstractmethod
     def whole(self, text: str, logprobs: Any, reason: str, usage: Usage) -> Struct:
@@ -48,6 +50,10 @@ class Renderer(ABC):
     @abstractmethod
     def chunk(self, part: Delta | Finish | None) -> Struct:
         """Shape one chunk; None is the opening one."""
+
+    @abstractmethod
+    def logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """Shape the log probabilities of some tokens."""
 
     @abstractmethod
     def usage_chunk(self, usage: Usage) -> Struct:
@@ -66,12 +72,12 @@ class Renderer(ABC):
             for part in events:
                 if isinstance(part, Delta):
                     texts.append(part.text)
-                    logprobs += _entries(part.logprobs)
+                    logprobs += self.entries(part.logprobs)
                 elif isinstance(part, Finish):
                     reason = part.reason
                 elif isinstance(part, Usage):
                     usage = part
-        joined = {"content": logprobs, "refusal": None} if logprobs else None
+        joined = self.logprobs(logprobs) if logprobs else None
         return self.whole("".join(texts), joined, reason, usage)
 
     def stream(self, batches: Iterable[list[Event]]) -> Iterator[bytes]:
@@ -82,6 +88,25 @@ class Renderer(ABC):
             opening = b""
             yield b"".join(out)
         yield DONE
+
+    def logprobs_of(self, part: Delta) -> dict[str, Any] | None:
+        """Shape the log probabilities that come with a piece of text, if any do."""
+        if part.logprobs is None:
+            return None
+        return self.logprobs(self.entries(part.logprobs))
+
+    def entries(self, logprobs: Any) -> list[dict[str, Any]]:
+        """Shape an engine's log probabilities as OpenAI does, and as long as was asked for."""
+        content = logprobs.get("content") if isinstance(logprobs, dict) else None
+        return [
+            {
+                **_token(entry),
+                "top_logprobs": [
+                    _token(other) for other in entry.get("top_logprobs", [])[: self._alternatives]
+                ],
+            }
+            for entry in content or ()
+        ]
 
     def unset_usage(self) -> UnsetType | None:
         """The value of `usage` in chunks before the last: null if one follows, else left out."""
@@ -100,6 +125,10 @@ class ChatRenderer(Renderer):
 
     prefix = "chatcmpl"
 
+    def logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """Shape log probabilities token by token."""
+        return {"content": entries, "refusal": None}
+
     def opening(self) -> bytes:
         """Send the role first, on its own."""
         return event(self.chunk(None))
@@ -114,7 +143,7 @@ class ChatRenderer(Renderer):
         if part is None:
             choice = ChunkChoice(0, ChatDelta("assistant", ""))
         elif isinstance(part, Delta):
-            choice = ChunkChoice(0, ChatDelta(content=part.text), part.logprobs)
+            choice = ChunkChoice(0, ChatDelta(content=part.text), self.logprobs_of(part))
         else:
             choice = ChunkChoice(0, ChatDelta(), finish_reason=part.reason)
         return ChatChunk(self.id, self.created, self.model, [choice], self.unset_usage())
@@ -128,6 +157,23 @@ class TextRenderer(Renderer):
     """The text completions format."""
 
     prefix = "cmpl"
+    _offset = 0
+
+    def logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """Shape log probabilities in four parallel lists, offsets counted over the whole text."""
+        offsets = []
+        for entry in entries:
+            offsets.append(self._offset)
+            self._offset += len(entry["token"])
+        return {
+            "tokens": [entry["token"] for entry in entries],
+            "token_logprobs": [entry["logprob"] for entry in entries],
+            "top_logprobs": [
+                {other["token"]: other["logprob"] for other in entry["top_logprobs"]}
+                for entry in entries
+            ],
+            "text_offset": offsets,
+        }
 
     def whole(self, text: str, logprobs: Any, reason: str, usage: Usage) -> Struct:
         """Shape a plain answer."""
@@ -136,9 +182,10 @@ class TextRenderer(Renderer):
 
     def chunk(self, part: Delta | Finish | None) -> Struct:
         """Shape one chunk."""
-        text = part.text if isinstance(part, Delta) else ""
-        reason = part.reason if isinstance(part, Finish) else None
-        choice = TextChoice(0, text, finish_reason=reason)
+        if isinstance(part, Delta):
+            choice = TextChoice(0, part.text, self.logprobs_of(part))
+        else:
+            choice = TextChoice(0, "", finish_reason=part.reason if part else None)
         return TextCompletion(self.id, self.created, self.model, [choice], self.unset_usage())
 
     def usage_chunk(self, usage: Usage) -> Struct:
@@ -146,7 +193,5 @@ class TextRenderer(Renderer):
         return TextCompletion(self.id, self.created, self.model, [], UsageBody.of(usage))
 
 
-def _entries(logprobs: Any) -> list[Any]:
-    if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
-        return list(logprobs["content"])
-    return []
+def _token(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry.get(name) for name in ("token", "logprob", "bytes")}

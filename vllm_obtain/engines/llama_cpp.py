@@ -63,13 +63,16 @@ class LlamaCpp(Adapter):
         body["messages"] = flatten(request.messages)
         if request.logprobs:
             body["logprobs"] = True
-            body["top_logprobs"] = request.top_logprobs or 0
+            # It takes 0 for "no log probabilities at all"; the one too many is left out later.
+            body["top_logprobs"] = request.top_logprobs or 1
         return body
 
     def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
         """Translate for llama-server's /v1/completions."""
         body = _sampling(request, max_tokens)
         body["prompt"] = request.prompt
+        if request.logprobs is not None:
+            body["logprobs"] = request.logprobs or 1
         return body
 
 

@@ -24,6 +24,8 @@ def parameters(config: dict[str, Any]) -> Any:
     params.cache_ram_mib = config["cache_ram_mib"]
     params.cpuparams.n_threads = config["threads"]
     params.cpuparams_batch.n_threads = config["threads_batch"]
+    # Threads that wait by spinning starve the gateway, and each other when cores are few.
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0
     params.kv_unified = True
     params.ui = False
     params.endpoint_metrics = True

@@ -109,7 +109,7 @@ def read_error(body: bytes, status: int) -> ServiceError:
 
 def _engine_error(error: _Error, status: int = 500) -> ServiceError:
     if error.type == "exceed_context_size_error" and error.n_prompt_tokens and error.n_ctx:
-        return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx, "messages")
+        return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx)
     if status in (400, 422) or error.code == 400:
         return InvalidRequest(f"The engine refused the request: {error.message}")
     return EngineFailed(f"The engine failed: {error.message}")

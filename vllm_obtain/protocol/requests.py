@@ -145,6 +145,11 @@ class InferenceFields(Struct, kw_only=True):
         return self.max_tokens
 
     @property
+    def alternatives(self) -> int:
+        """How many other tokens each token's log probability comes with."""
+        return 0
+
+    @property
     def sampling(self) -> Sampling:
         """How to draw: what the request names, and nothing else if it names anything."""
         given = (self.temperature, self.top_p, self.top_k, self.min_p)
@@ -203,6 +208,11 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
         """The most tokens to generate; `max_completion_tokens` is the newer name and wins."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def alternatives(self) -> int:
+        """How many other tokens each token's log probability comes with."""
+        return self.top_logprobs or 0
+
 
 class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/completions."""
@@ -212,6 +222,11 @@ class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=Tru
     echo: bool | None = None
     suffix: str | None = None
     best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
+
+    @property
+    def alternatives(self) -> int:
+        """How many other tokens each token's log probability comes with."""
+        return self.logprobs or 0
 
     NEUTRAL: ClassVar[dict[str, tuple[object, ...]]] = {
         "n": (1,),

@@ -149,26 +149,30 @@ class Supervisor:
                 f"The supervisor broke off: {error}. Try again.", retry_after=1
             ) from error
 
-    def ensure_running(self) -> None:
+    def ensure_running(self, replace: bool = False) -> None:
         """Start the supervisor unless it answers, and join as an owner.
+
+        Args:
+            replace: whether one that runs other code is replaced. Right when a gateway starts;
+                one that lives already keeps to what runs, whatever became of the files.
 
         Raises:
             SupervisorLost: it cannot be started.
         """
         folder = runtime.prepare(self._settings.port)
         with _locked(folder.with_suffix(runtime.START_LOCK)):
-            if not self._joined():
+            if not self._joined(replace):
                 self._start()
-                if not self._joined():
+                if not self._joined(replace=False):
                     raise SupervisorLost("The supervisor could not be started; see app.log.")
 
-    def _joined(self) -> bool:
-        """Join the running supervisor; one that runs other code is told to stop first."""
+    def _joined(self, replace: bool) -> bool:
+        """Join the running supervisor, or tell one that runs other code to stop."""
         start = _start_time(self._owner)
         try:
             with Line(self._folder / runtime.CONTROL) as line:
                 join = messages.Join(self._version, self._owner, start)
-                if line.ask(join, messages.Welcome, 10).version == self._version:
+                if line.ask(join, messages.Welcome, 10).version == self._version or not replace:
                     return True
                 line.send(messages.Stop())
                 line.socket.settimeout(10)

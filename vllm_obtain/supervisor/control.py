@@ -97,8 +97,7 @@ class Connection(asyncio.Protocol):
         _HANDLERS[type(message)](self, message)
 
     def _join(self, message: messages.Join) -> None:
-        if message.version == self._desk.version:
-            self._desk.owners.add(message.owner_pid, message.owner_start)
+        self._desk.owners.add(message.owner_pid, message.owner_start)
         self._send(messages.Welcome(self._desk.version, os.getpid()))
 
     def _acquire(self, message: messages.Acquire) -> None:
