@@ -45,7 +45,7 @@ class TappedLlamaCpp(LlamaCpp):
 
     def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
         """Start `tap`, which starts the engine."""
-        inner = socket.with_suffix(".inner")
+        inner = socket.with_name(f"{socket.stem}-inner.sock")  # llama.cpp wants that ending
         made = super().launch(model, settings, machine, inner)
         log = os.environ[TAP_LOG_VARIABLE]
         command = [*_PYTHON, tap.__file__, str(socket), str(inner), log, *made.command]

@@ -63,3 +63,45 @@ EXPECTED_RATIO = {1: "0.99", 16: "0.99", 64: "0.99"}
 # A bare Flask route takes 0.2 ms here; parsing, a lease (0.1 ms) and a connection come on top.
 # With 16 and more streams the engine keeps both cores busy, and the gateway waits for its turn.
 EXPECTED_ADDED = {1: "2 ms", 16: "3 ms", 64: "3 ms"}
+EXPECTED: dict[str, str] = {}
+
+
+def told(what: str, seen: str) -> Check:
+    """Tell a figure that has no target."""
+    return Check(what, EXPECTED.get(what, ""), "", seen)
+
+
+def open_streams(streams: int, failed: int) -> Check:
+    """Judge whether all open streams came to their end."""
+    what = f"{streams:,} open streams on one worker: failed"
+    return Check(what, "0", "0", str(failed), failed == 0)
+
+
+def memory(streams: int, rss: float, pss: float) -> Check:
+    """Judge what the worker weighed."""
+    what = f"{streams:,} open streams: memory of the worker"
+    seen = f"{rss:.0f} MB (its share {pss:.0f} MB)"
+    return Check(what, "150 MB", f"< {WORKER_MB:g} MB", seen, rss < WORKER_MB)
+
+
+def health(p99: float, largest: float, failures: int) -> Check:
+    """Judge how fast /health answered meanwhile."""
+    return Check(
+        "/health p99 meanwhile (largest)",
+        "15 ms",
+        f"< {HEALTH_P99_MS:g} ms",
+        f"{p99:.1f} ms ({largest:.1f} ms)" + f", {failures} failed" * bool(failures),
+        p99 < HEALTH_P99_MS and not failures,
+    )
+
+
+def refusals(polite: int, tries: int) -> Check:
+    """Judge what a request above the connection limit gets."""
+    what = "at the connection limit: 503 with Retry-After"
+    return Check(what, "all", "all", f"{polite} of {tries}", polite == tries)
+
+
+def health_at_limit(answered: int, tries: int) -> Check:
+    """Judge whether /health answers at the connection limit."""
+    what = "at the connection limit: /health answers"
+    return Check(what, "all", "all", f"{answered} of {tries}", answered == tries)

@@ -1,0 +1,116 @@
+"""Models over HTTP: the list, loading, unloading, loading on demand, making room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from tests.service import Service, eventually
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Three models on a fake engine, one place for them, and a folder no engine can load."""
+    folder = tmp_path_factory.mktemp("several")
+    models = folder / "models"
+    deep = models / "qwen-0.5b" / "qwen" / "Qwen2___5-0___5B-Instruct"
+    deep.mkdir(parents=True)
+    write_gguf(deep / "qwen2.5-0.5b-instruct-q4_k_m.gguf")
+    write_gguf(models / "alpha.gguf")
+    write_gguf(models / "beta.gguf")
+    (models / "broken.gguf").write_bytes(b"GGUF")
+    slow = {"slow_start": str(folder / "go")}
+    (models / "beta.gguf.json").write_text(json.dumps(slow))
+    env = {
+        "MODELS_DIR": str(models),
+        "DEFAULT_MODEL": "alpha",
+        "INFERENCE_ENGINE": "fake",
+        "EXTRA_ENGINES": "fake=tests.fake_engine:FakeAdapter",
+    }
+    with Service(["run.py", "--no-fetch"], folder, env) as made:
+        yield made
+
+
+def running(service: Service) -> list[tuple[str, str]]:
+    return [
+        (e["model"], e["state"]) for e in service.status()["engines"] if e["state"] != "stopped"
+    ]
+
+
+def test_models_are_listed_with_what_is_known_of_them(several: Service) -> None:
+    models = {model["id"]: model for model in several.json("/v1/models")["data"]}
+    assert set(models) == {"alpha", "beta", "broken", "qwen-0.5b"}
+    assert all(model["object"] == "model" for model in models.values())
+    assert models["alpha"]["loadable"] and models["alpha"]["format"] == "gguf"
+    assert not models["broken"]["loadable"] and models["broken"]["reason"]
+    assert several.json("/v1/models/qwen-0.5b")["id"] == "qwen-0.5b"
+
+
+def test_a_folder_no_engine_can_load_is_listed_with_the_reason(
+    service: Service, tmp_path: Path
+) -> None:
+    from tests.catalogue.safetensors_files import write_folder
+
+    write_folder(tmp_path / "models" / "hf-model")
+    env = {"MODELS_DIR": str(tmp_path / "models")}
+    other = Service(["run.py", "--no-fetch"], tmp_path, env)
+    try:
+        other.start(until="vllm-obtain answers at")
+        (model,) = other.json("/v1/models")["data"]
+        assert model["id"] == "hf-model" and model["format"] == "safetensors"
+        assert not model["loadable"] and "GGUF" in model["reason"]
+        status, _, answer = other.request("/v1/models/load", {"model_name": "hf-model"})
+        assert status == 503 and json.loads(answer)["error"]["code"] == "no_engine_for_model"
+    finally:
+        other.kill_everything()
+
+
+def test_a_chat_loads_its_model_and_evicts_the_idle_one(several: Service) -> None:
+    several.json("/v1/models/load", {"model_name": "alpha"})
+    assert running(several) == [("alpha", "ready")]
+    several.chat(model="qwen-0.5b")
+    assert running(several) == [("qwen-0.5b", "ready")]
+    several.chat(model="ALPHA")
+    assert running(several) == [("alpha", "ready")]
+
+
+def test_load_waits_or_answers_202(several: Service) -> None:
+    several.json("/v1/models/load", {"model_name": "alpha"})
+    status, _, answer = several.request("/v1/models/load", {"model_name": "beta", "wait": False})
+    assert (status, json.loads(answer)["state"]) == (202, "starting")
+    eventually(lambda: ("beta", "starting") in running(several))
+    assert several.request("/ready")[0] == 503
+    (several.folder / "go").touch()
+    assert several.json("/v1/models/load", {"model_name": "beta"})["state"] == "ready"
+    assert several.request("/ready")[0] == 200
+
+
+def test_unload_ends_the_process_and_can_be_repeated(several: Service) -> None:
+    several.json("/v1/models/load", {"model_name": "alpha"})
+    for _ in range(2):
+        answer = several.json("/v1/models/unload", {"model_name": "alpha"})
+        assert (answer["model"], answer["state"]) == ("alpha", "stopped")
+    assert running(several) == []
+    assert several.chat(model="alpha")["model"] == "alpha"
+
+
+def test_a_broken_file_is_refused_with_its_reason(several: Service) -> None:
+    status, _, answer = several.request("/v1/models/load", {"model_name": "broken"})
+    error = json.loads(answer)["error"]
+    assert (status, error["code"]) == (503, "model_broken")
+    assert "broken" in error["message"]
+
+
+def test_a_model_that_arrives_while_the_service_runs_is_found(several: Service) -> None:
+    write_gguf(several.folder / "models" / "late.gguf")
+
+    def listed() -> Any:
+        return "late" in {model["id"] for model in several.json("/v1/models")["data"]}
+
+    eventually(listed)
+    assert several.chat(model="late")["model"] == "late"

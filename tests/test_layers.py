@@ -1,0 +1,89 @@
+"""Imports point one way: a room may use those below it, never those above."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.service import ROOT
+
+PACKAGE = ROOT / "vllm_obtain"
+
+# From the bottom up; modules on one line may use each other.
+LAYERS = [
+    {"errors", "settings", "_host", "_nvidia", "_footprint", "_log_file", "_log_lines"},
+    {"log", "hardware", "protocol"},
+    {"catalogue"},
+    {"messages"},
+    {"metrics", "engines"},
+    {"supervisor"},
+    {"api"},
+    {"announce"},
+    {"launch", "gunicorn_conf"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# What runs in a child process imports the standard library and its engine only.
+ALONE = {
+    "supervisor/guard.py": set(),
+    "engines/llama_cpp_server.py": {"xllamacpp"},
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found.add(node.module)
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    if room(path) == "__init__":
+        return
+    level = LEVEL[room(path)]
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "vllm_obtain" and len(parts) > 1 and (PACKAGE / parts[1]).with_suffix(""):
+            used = parts[1]
+            if used in LEVEL and used != room(path):
+                assert LEVEL[used] <= level, f"{room(path)} must not use {used}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_api_knows_flask(path: Path) -> None:
+    if room(path) != "api":
+        assert not any(name.split(".")[0] == "flask" for name in imported(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_engine_is_imported_into_our_processes(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    engines = {"xllamacpp", "vllm", "mlx", "mlx_lm"}
+    if name not in ALONE:
+        assert not engines & {found.split(".")[0] for found in imported(path)}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_child_processes_import_only_the_standard_library(name: str) -> None:
+    import sys
+
+    roots = {found.split(".")[0] for found in imported(PACKAGE / name)}
+    assert roots <= set(sys.stdlib_module_names) | ALONE[name] | {"__future__"}
+
+
+def test_every_engine_pattern_is_covered_by_a_layer() -> None:
+    assert {room(path) for path in FILES} - set(LEVEL) == {"__init__"}
