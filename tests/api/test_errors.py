@@ -18,7 +18,11 @@ HI = [{"role": "user", "content": "hi"}]
 
 
 def chat(**more: Any) -> dict[str, Any]:
-    return {"messages": HI, "max_tokens": 2, **more}
+    return {"messages": HI, "max_tokens": 20, **more}
+
+
+# The fake engine gives back the words it was sent, one a token.
+WORDS = [{"role": "user", "content": "one two three four five six"}]
 
 
 def said(content: Any) -> dict[str, Any]:
@@ -244,14 +248,14 @@ def test_a_load_that_fails_says_the_engines_last_words(faulty: Service) -> None:
 
 def test_an_engine_that_dies_in_mid_stream_ends_the_stream_with_an_error(faulty: Service) -> None:
     status, _, answer = faulty.request(
-        "/v1/chat/completions", chat(model="breaking", stream=True, max_tokens=50)
+        "/v1/chat/completions", chat(model="breaking", messages=WORDS, stream=True)
     )
     assert status == 200
     *_, last, end = answer.split(b"\n\n")
     assert end == b"" and b"[DONE]" not in answer
     assert error_of(last.removeprefix(b"data: "))["code"] == "engine_lost"
     status, _, answer = faulty.request(
-        "/v1/chat/completions", chat(model="breaking", max_tokens=50)
+        "/v1/chat/completions", chat(model="breaking", messages=WORDS)
     )
     assert (status, error_of(answer)["code"]) == (502, "engine_lost")
 

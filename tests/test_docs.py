@@ -1,0 +1,327 @@
+"""The documents say what is so: their commands are run, their names are looked up."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+from flask import Flask
+
+from tests import test_entry_points
+from tests.api.test_chat import MODEL, text_of, whole_text_of
+from tests.service import ROOT, Service
+from vllm_obtain.api.app import _routes
+from vllm_obtain.errors import ServiceError
+from vllm_obtain.settings import Settings
+
+# The address that the README's commands are written for.
+URL = "http://127.0.0.1:8001"
+# What curl prints after each answer of a block, so that they can be told apart.
+END = "\x1e"
+STRICT_CURL = f"curl() {{ command curl -sS --fail-with-body \"$@\" && printf '{END}'; }}\n"
+MARKER = "<!-- bench -->"
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_PATH = re.compile(r"(?<![\w./-])(?:vllm_obtain|tests|docs|src|bench)/[\w./-]*")
+_ROOT_FILE = re.compile(r"[\w.-]+\.(?:py|md|toml|txt)|Makefile|\.env\.example")
+
+ENGLISH = (ROOT / "README.md").read_text()
+CHINESE = (ROOT / "README.zh-CN.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+ALL = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [block for found, block in _BLOCK.findall(text) if found == language]
+
+
+def prose(text: str) -> str:
+    return _BLOCK.sub("", text)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of the rows of each table, without its head."""
+    found = re.findall(r"(?:^\|.*\n)+", prose(text), re.MULTILINE)
+    return [[_cells(row) for row in table.splitlines()[2:]] for table in found]
+
+
+def table(title: str) -> list[list[str]]:
+    """The table below a heading of the English README."""
+    (section,) = re.findall(rf"^#+ {title}\n(.*?)(?=^#|\Z)", prose(ENGLISH), re.M | re.S)
+    (found,) = tables(section)
+    return found
+
+
+def spans(text: str) -> list[str]:
+    return _SPAN.findall(text)
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+# --- What the README tells to type ------------------------------------------------------------
+
+CURLS = [block for block in blocks(ENGLISH, "bash") if "curl " in block]
+UNLOADS = [block for block in CURLS if "/v1/models/unload" in block]
+
+
+@pytest.fixture
+def loaded_after(service: Service) -> Iterator[Service]:
+    """The shared service; its model is loaded again at the end."""
+    yield service
+    service.json("/v1/models/load", {"model_name": MODEL})
+
+
+def run(block: str, service: Service) -> list[tuple[str, str]]:
+    """Type a block into a shell; its curl commands and what each of them printed."""
+    script = "set -e\n" + STRICT_CURL + block.replace(URL, service.url)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = re.split(r"^(?=curl )", block, flags=re.MULTILINE)[1:]
+    *answers, rest = done.stdout.split(END)
+    assert rest == ""
+    return list(zip(commands, answers, strict=True))
+
+
+def route_of(command: str) -> str:
+    (route,) = re.findall(re.escape(URL) + r"(\S+)", command)
+    return str(route)
+
+
+def holds_words(text: str) -> bool:
+    return len(re.findall(r"[A-Za-z]{2,}", text)) >= 2
+
+
+def _chats(command: str, answer: str) -> None:
+    if '"stream": true' in command:
+        assert answer.rstrip().endswith("data: [DONE]")
+        assert holds_words(text_of(answer.encode())), answer
+    else:
+        assert holds_words(whole_text_of(answer.encode())), answer
+
+
+def _lists(_: str, answer: str) -> None:
+    assert MODEL in {model["id"] for model in json.loads(answer)["data"]}
+
+
+def _loads(_: str, answer: str) -> None:
+    assert (json.loads(answer)["model"], json.loads(answer)["state"]) == (MODEL, "ready")
+
+
+def _unloads(_: str, answer: str) -> None:
+    assert (json.loads(answer)["model"], json.loads(answer)["state"]) == (MODEL, "stopped")
+
+
+EXPECTED: dict[str, Callable[[str, str], None]] = {
+    "/v1/chat/completions": _chats,
+    "/v1/models": _lists,
+    "/v1/models/load": _loads,
+    "/v1/models/unload": _unloads,
+}
+
+
+# The answers to the README's chats end when the model likes: longer than the usual limit allows.
+@pytest.mark.timeout(330)
+@pytest.mark.parametrize("block", CURLS, ids=lambda b: route_of(b.splitlines()[0]))
+def test_each_curl_of_the_readme_gives_what_it_says(block: str, loaded_after: Service) -> None:
+    for command, answer in run(block, loaded_after):
+        EXPECTED[route_of(command)](command, answer)
+
+
+def test_a_chat_loads_what_the_readme_unloaded(loaded_after: Service) -> None:
+    (block,) = UNLOADS
+    run(block, loaded_after)
+    assert not any(engine["pid"] for engine in loaded_after.status()["engines"])
+    assert loaded_after.chat(model=MODEL)["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("block", blocks(ENGLISH, "python"))
+def test_each_python_of_the_readme_prints_an_answer(
+    block: str, service: Service, tmp_path: Path
+) -> None:
+    assert URL in block
+    done = subprocess.run(
+        [sys.executable, "-c", block.replace(URL, service.url)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    assert holds_words(done.stdout), done.stdout
+
+
+def started() -> list[list[str]]:
+    """The commands that the tests of the entry points start, from the program's name on."""
+    test = test_entry_points.test_each_command_serves_a_chat_and_leaves_nothing_on_sigterm
+    (mark,) = (mark for mark in test.pytestmark if mark.name == "parametrize")
+    return [_from_the_program(command) for command in mark.args[1]]
+
+
+def _from_the_program(words: list[str]) -> list[str]:
+    name, *rest = [word for word in words if word not in ("python", "-m")]
+    return [Path(name).name, *rest]
+
+
+def _is_started(words: list[str]) -> bool:
+    """Whether a tested command has the same program and last word, and has these options."""
+    name, options = words[0], {word for word in words if word.startswith("--")}
+    return any(
+        name == known[0] and words[-1] in known and options <= set(known) for known in started()
+    )
+
+
+@pytest.mark.parametrize("row", table("Other ways to start"), ids=lambda row: row[0].strip("`"))
+def test_each_way_to_start_is_one_that_is_tested(row: list[str]) -> None:
+    (command,) = spans(row[0])
+    *before, last = [shlex.split(part) for part in command.split("&&")]
+    assert all(words[:2] == ["pip", "install"] for words in before)
+    assert all((ROOT / words[-1]).exists() for words in before)
+    if last[0] == "make":
+        assert last[1] in make_targets()
+        return
+    words = _from_the_program(last)
+    assert _is_started(words)
+    for more in spans(row[1]):
+        assert _is_started([*words, *more.split()])
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@ALL
+def test_each_make_command_has_a_target(document: Path) -> None:
+    text = document.read_text()
+    code = "\n".join([*(block for _, block in _BLOCK.findall(text)), *spans(prose(text))])
+    assert set(re.findall(r"^make (\w+)", code, re.MULTILINE)) <= make_targets()
+
+
+def test_the_readme_starts_with_make_run() -> None:
+    assert blocks(ENGLISH, "bash")[0] == "make run\n"
+
+
+# --- What the README lists --------------------------------------------------------------------
+
+
+def test_the_routes_of_the_readme_are_those_of_the_service() -> None:
+    app = Flask("bare", static_folder=None)
+    _routes(app)
+    routes = [
+        f"{method} {rule.rule.replace('<path:name>', '{id}')}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    ]
+    told = [route for row in table("Routes") for route in spans(row[0])]
+    assert sorted(told) == sorted(routes)
+
+
+def settings_of_the_readme() -> dict[str, str]:
+    told: dict[str, str] = {}
+    for row in table("Settings"):
+        names = spans(row[0])
+        told |= zip(names, spans(row[1]) or [""] * len(names), strict=True)
+    return told
+
+
+@pytest.mark.parametrize(
+    "told",
+    [settings_of_the_readme(), dotenv_values(ROOT / ".env.example")],
+    ids=["README.md", ".env.example"],
+)
+def test_each_setting_is_told_with_its_default(told: dict[str, str]) -> None:
+    assert sorted(told) == sorted(name.upper() for name in Settings.model_fields)
+    defaults = Settings()
+    for name, value in told.items():
+        default = getattr(defaults, name.lower())
+        assert getattr(Settings.load({name: value}), name.lower()) == default, name
+        assert bool(value) == (default != ""), name
+
+
+def raised() -> set[tuple[int, str]]:
+    """Status and code of every error in the source: of its class, or where it is raised."""
+    found: set[tuple[int, str]] = set()
+    kinds: list[type[ServiceError]] = [ServiceError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        found.add((kind.status, kind.code or ""))
+    for path in (ROOT / "vllm_obtain").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                given = {key.arg: getattr(key.value, "value", None) for key in node.keywords}
+                if isinstance(given.get("code"), str) and isinstance(given.get("status"), int):
+                    found.add((given["status"], given["code"]))
+    return found
+
+
+def test_the_errors_of_the_readme_are_those_of_the_service() -> None:
+    rows = "\n".join(row[0] for row in table("When something is wrong"))
+    told = {(int(status), code) for status, code in re.findall(r"(\d{3}) `(\w+)`", rows)}
+    assert told and told <= raised()
+
+
+# --- The Chinese README -----------------------------------------------------------------------
+
+
+def test_the_chinese_readme_has_the_same_blocks_in_the_same_sections() -> None:
+    assert _BLOCK.findall(CHINESE) == _BLOCK.findall(ENGLISH)
+    assert outline(CHINESE) == outline(ENGLISH)
+
+
+def outline(text: str) -> list[str]:
+    """Headings by level, blocks, tables and the place of the measurements, in their order."""
+    shape = _BLOCK.sub("```", text)
+    marks = re.findall(rf"^(?:#+ |```|\|---|{re.escape(MARKER)})", shape, re.MULTILINE)
+    assert marks.count(MARKER) == 1
+    return marks
+
+
+def test_the_chinese_tables_have_the_same_rows() -> None:
+    pairs = list(zip(tables(ENGLISH), tables(CHINESE), strict=True))
+    assert pairs
+    for english, chinese in pairs:
+        assert [facts(row) for row in chinese] == [facts(row) for row in english]
+
+
+def facts(row: list[str]) -> list[tuple[list[str], list[str]]]:
+    """What a translation leaves alone: code and numbers, cell by cell."""
+    return [(sorted(spans(cell)), sorted(re.findall(r"\d+(?:[.,]\d+)*", cell))) for cell in row]
+
+
+def test_the_chinese_text_names_the_same_code() -> None:
+    assert sorted(spans(prose(CHINESE))) == sorted(spans(prose(ENGLISH)))
+
+
+# --- What documents point at ------------------------------------------------------------------
+
+
+@ALL
+def test_each_path_named_exists(document: Path) -> None:
+    text = document.read_text()
+    code = [*(block for _, block in _BLOCK.findall(text)), *spans(prose(text))]
+    named = {path for part in code for path in _PATH.findall(part)}
+    named |= {part for part in code if _ROOT_FILE.fullmatch(part)}
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+@ALL
+def test_each_relative_link_leads_to_a_file(document: Path) -> None:
+    links = [link.partition("#")[0] for link in _LINK.findall(prose(document.read_text()))]
+    relative = [link for link in links if link and "://" not in link]
+    assert [link for link in relative if not (document.parent / link).exists()] == []
+
+
+def test_the_readmes_lead_to_each_other() -> None:
+    assert "README.zh-CN.md" in _LINK.findall(ENGLISH)
+    assert "README.md" in _LINK.findall(CHINESE)
