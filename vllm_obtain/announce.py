@@ -6,6 +6,7 @@ import json
 import sys
 
 from vllm_obtain.api.services import Services
+from vllm_obtain.engines.registry import default_model
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.messages import Done, Load
 
@@ -22,10 +23,14 @@ def announce(made: Services) -> None:
     Args:
         made: the services of this process; printed once, by its first worker.
     """
-    model = made.catalogue.default(made.settings.default_model)
     host = made.settings.host
     address = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
     url = f"http://{address}:{made.settings.port}"
+    try:
+        model = default_model(made.catalogue, made.settings)
+    except ServiceError as error:
+        _say(f"\nvllm-obtain answers at {url}, but DEFAULT_MODEL is wrong: {error.message}\n")
+        return
     if model is None:
         _say(
             f"\nvllm-obtain answers at {url}, but {made.settings.models_dir} holds no model. "

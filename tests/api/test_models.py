@@ -66,6 +66,12 @@ def test_a_folder_no_engine_can_load_is_listed_with_the_reason(
         assert not model["loadable"] and "GGUF" in model["reason"]
         status, _, answer = other.request("/v1/models/load", {"model_name": "hf-model"})
         assert status == 503 and json.loads(answer)["error"]["code"] == "no_engine_for_model"
+        status, _, answer = other.request("/ready")
+        assert status == 503 and "GGUF" in json.loads(answer)["reason"]
+        write_gguf(tmp_path / "models" / "zebra.gguf")
+        eventually(lambda: len(other.json("/v1/models")["data"]) == 2)
+        # The first one that can be served is the default, not the first of the list.
+        assert other.request("/ready")[0] == 200
     finally:
         other.kill_everything()
 

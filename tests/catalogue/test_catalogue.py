@@ -90,20 +90,14 @@ def test_unknown_names(tmp_path: Path, name: str) -> None:
     assert len(caught.value.message) < 300
 
 
-def test_default(tmp_path: Path, clock: Clock) -> None:
+def test_known_is_the_last_scan_without_a_look_at_the_disk(tmp_path: Path, clock: Clock) -> None:
     known = Catalogue(tmp_path, clock)
-    assert known.default("") is None
-    (tmp_path / "a.gguf").touch()
-    clock.now = 1
-    assert known.default("") is None
+    known.models()
     write_gguf(tmp_path / "b.gguf")
-    write_gguf(tmp_path / "c.gguf")
     clock.now = 2
-    assert known.default("") == known.find("b")
-    assert known.default("C") == known.find("c")
-    assert known.default("a") == known.find("a")
-    with pytest.raises(ModelNotFound):
-        known.default("d")
+    assert known.known() == ()
+    known.models()
+    assert [model.name for model in known.known()] == ["b"]
 
 
 def test_nobody_waits_for_a_scan_that_is_not_the_first(

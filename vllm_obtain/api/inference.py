@@ -15,7 +15,8 @@ from vllm_obtain.api.generate import Generation
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
-from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError
+from vllm_obtain.engines.registry import default_model
+from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
@@ -64,6 +65,10 @@ def _check(asked: InferenceRequest) -> None:
         raise InvalidRequest(
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
+    if asked.stream_options is not None and asked.stream_options.include_obfuscation:
+        raise UnsupportedParameter(
+            "stream_options.include_obfuscation", "Streams are never padded here; leave it out."
+        )
     if isinstance(asked, ChatRequest) and asked.top_logprobs and not asked.logprobs:
         raise InvalidRequest(
             "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
@@ -73,7 +78,7 @@ def _check(asked: InferenceRequest) -> None:
 def _model(made: Services, asked: InferenceRequest) -> Model:
     if asked.model:
         return made.catalogue.find(asked.model)
-    model = made.catalogue.default(made.settings.default_model)
+    model = default_model(made.catalogue, made.settings)
     if model is None:
         raise InvalidRequest(
             "Missing required parameter: 'model', and there is no default model.",

@@ -9,7 +9,8 @@ import msgspec
 from flask import Response, jsonify
 
 from vllm_obtain import __version__
-from vllm_obtain.api.services import services
+from vllm_obtain.api.services import Services, services
+from vllm_obtain.engines.registry import default_model, why_not
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.hardware import describe
 from vllm_obtain.messages import EngineStatus, Metrics, MetricsReply, Status, StatusReply
@@ -27,9 +28,9 @@ def ready() -> tuple[Response, int]:
     made = services()
     try:
         status = made.supervisor.ask(Status(), StatusReply, 2)
+        reason = _why_not_ready(status.engines) or _why_no_model(made)
     except ServiceError as error:
-        return jsonify(status="not ready", reason=error.message), 503
-    reason = _why_not_ready(status.engines, bool(made.catalogue.default("")))
+        reason = error.message
     if reason is not None:
         return jsonify(status="not ready", reason=reason), 503
     return jsonify(status="ready"), 200
@@ -66,7 +67,12 @@ def version() -> Response:
     return jsonify(version=__version__)
 
 
-def _why_not_ready(engines: list[EngineStatus], has_models: bool) -> str | None:
+def _why_no_model(made: Services) -> str | None:
+    model = default_model(made.catalogue, made.settings)
+    return why_not(model, made.settings) if model else "MODELS_DIR holds no model."
+
+
+def _why_not_ready(engines: list[EngineStatus]) -> str | None:
     states = {engine.state for engine in engines}
     if "ready" in states:
         return None
@@ -75,4 +81,4 @@ def _why_not_ready(engines: list[EngineStatus], has_models: bool) -> str | None:
     failed = next((engine for engine in engines if engine.state == "failed"), None)
     if failed is not None:
         return failed.last_error or f"'{failed.model}' could not be loaded."
-    return None if has_models else "MODELS_DIR holds no model that can be loaded."
+    return None

@@ -60,25 +60,9 @@ class Catalogue:
             raise ModelNotFound(name[:_SHOWN_NAME], [model.name for model in self._snapshot])
         return found
 
-    def default(self, name: str) -> Model | None:
-        """The model for requests that name none.
-
-        Args:
-            name: DEFAULT_MODEL; empty to take the first usable model.
-
-        Returns:
-            The model, or None if the name is empty and no model is usable.
-
-        Raises:
-            ModelNotFound: the name is given and there is no such model.
-        """
-        if name:
-            return self.find(name)
-        return self._first_usable(self._snapshot) or self._first_usable(self.models())
-
-    @staticmethod
-    def _first_usable(models: tuple[Model, ...] | list[Model]) -> Model | None:
-        return next((model for model in models if model.problem is None), None)
+    def known(self) -> tuple[Model, ...]:
+        """The models of the last scan, without a look at the disk."""
+        return self._snapshot
 
     def _look_up(self, name: str) -> Model | None:
         wanted, snapshot = clean(name), self._snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
@@ -40,7 +41,7 @@ class LlamaCpp(Adapter):
 
     def missing(self) -> str | None:
         """Look for xllamacpp, without importing it."""
-        if importlib.util.find_spec("xllamacpp") is None:
+        if not _is_installed():
             return "xllamacpp is not installed; run: pip install xllamacpp."
         return None
 
@@ -74,6 +75,11 @@ class LlamaCpp(Adapter):
         if request.logprobs is not None:
             body["logprobs"] = request.logprobs or 1
         return body
+
+
+@functools.cache
+def _is_installed() -> bool:
+    return importlib.util.find_spec("xllamacpp") is not None
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 
-from vllm_obtain.catalogue import Model
+from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.errors import EngineFailed
 from vllm_obtain.settings import Settings
@@ -67,6 +68,29 @@ def choose(model: Model, settings: Settings) -> Adapter:
         status=503,
         code="no_engine_for_model",
     )
+
+
+def default_model(catalogue: Catalogue, settings: Settings) -> Model | None:
+    """Find the model for requests that name none, and for the start.
+
+    Returns:
+        DEFAULT_MODEL; if that is empty, the first model that can be served here; if there is
+        none, the first one at all, whose load will say what is wrong; None if there is nothing.
+
+    Raises:
+        ModelNotFound: DEFAULT_MODEL names no model.
+    """
+    if settings.default_model:
+        return catalogue.find(settings.default_model)
+    return (
+        _first_servable(catalogue.known(), settings)
+        or _first_servable(catalogue.models(), settings)
+        or next(iter(catalogue.known()), None)
+    )
+
+
+def _first_servable(models: Iterable[Model], settings: Settings) -> Model | None:
+    return next((model for model in models if why_not(model, settings) is None), None)
 
 
 def why_not(model: Model, settings: Settings) -> str | None:

@@ -22,7 +22,7 @@ _PER_PROMPT = 256
 
 
 def flatten(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Reduce messages to role and text.
+    """Reduce messages to what templates know: role, text, and a name or reasoning if given.
 
     Text parts are joined by a line break, as vLLM does for templates that know only strings.
 
@@ -42,7 +42,7 @@ def byte_length(request: ChatRequest | CompletionRequest) -> int:
     if isinstance(request, CompletionRequest):
         prompt = request.prompt
         return len(prompt.encode()) + 8 if isinstance(prompt, str) else len(prompt) + 8
-    texts = (part for message in request.messages for part in _texts(message.content))
+    texts = (text for message in request.messages for text in _all_texts(message))
     return sum(map(_utf8_length, texts)) + _PER_MESSAGE * len(request.messages) + _PER_PROMPT
 
 
@@ -58,10 +58,25 @@ def _flat(message: Message, index: int) -> dict[str, str]:
                     param=f"{where}.content[{number}]",
                     code="unsupported_content",
                 )
-    if message.content is None:
+    content = message.content
+    if isinstance(message, AssistantMessage) and content is None:
+        content = message.refusal
+    if content is None:
         raise InvalidRequest(f"Invalid '{where}.content': it is null.", param=f"{where}.content")
     role = _ROLES.get(type(message).__name__, "assistant")
-    return {"role": role, "content": "\n".join(_texts(message.content))}
+    flat = {"role": role, "content": "\n".join(_texts(content))}
+    if message.name is not None:
+        flat["name"] = message.name
+    if isinstance(message, AssistantMessage) and (thought := message.reasoning_content):
+        flat["reasoning_content"] = thought
+    return flat
+
+
+def _all_texts(message: Message) -> list[str]:
+    texts = [*_texts(message.content), message.name or ""]
+    if isinstance(message, AssistantMessage):
+        texts += [message.refusal or "", message.reasoning_content or ""]
+    return texts
 
 
 def _texts(content: Content | None) -> list[str]:

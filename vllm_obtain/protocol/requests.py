@@ -76,6 +76,10 @@ class AssistantMessage(Struct, tag="assistant", tag_field="role", forbid_unknown
     reasoning: str | None = None
     reasoning_content: str | None = None
 
+    def __post_init__(self) -> None:
+        """Take reasoning under either of its two names."""
+        self.reasoning_content = self.reasoning_content or self.reasoning
+
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage
 

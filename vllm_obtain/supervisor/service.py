@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vllm_obtain import log
 from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.engines.registry import default_model
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.hardware import sample
 from vllm_obtain.metrics import Numbers
@@ -82,14 +83,14 @@ async def _serve(settings: Settings, folder: Path, listener: socket.socket, owne
 
 
 def _preload(pool: Pool, catalogue: Catalogue, settings: Settings) -> None:
-    model = catalogue.default(settings.default_model)
-    if model is None:
-        _log.warning("no model to load", models_dir=str(settings.models_dir))
-        return
     try:
-        pool.begin(model.name)
+        model = default_model(catalogue, settings)
+        if model is not None:
+            pool.begin(model.name)
+        else:
+            _log.warning("no model to load", models_dir=str(settings.models_dir))
     except ServiceError as error:
-        _log.error("the default model cannot be loaded", model=model.name, reason=error.message)
+        _log.error("the default model cannot be loaded", reason=error.message)
 
 
 async def _until_the_end(desk: Desk, owners: Owners) -> None:
