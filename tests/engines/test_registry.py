@@ -42,7 +42,7 @@ def test_a_named_default_must_exist(tmp_path: Path) -> None:
 def test_an_engine_that_is_not_there_says_what_to_set(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf")
     model = Catalogue(tmp_path).find("a")
-    with pytest.raises(EngineFailed, match="not part of this version.*INFERENCE_ENGINE=auto"):
+    with pytest.raises(EngineFailed, match=r"not part of this version.*INFERENCE_ENGINE=auto"):
         registry.choose(model, settings(inference_engine="mlx"))
     with pytest.raises(EngineFailed, match="'mine' cannot be imported from 'nowhere:X'"):
         registry.choose(model, settings(inference_engine="mine", extra_engines="mine=nowhere:X"))
@@ -51,5 +51,5 @@ def test_an_engine_that_is_not_there_says_what_to_set(tmp_path: Path) -> None:
 def test_a_model_no_engine_loads_gets_each_engines_reason(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder")
     model = Catalogue(tmp_path).find("folder")
-    with pytest.raises(EngineFailed, match="llama_cpp: llama.cpp loads GGUF files"):
+    with pytest.raises(EngineFailed, match="llama_cpp: llama\\.cpp loads GGUF files"):
         registry.choose(model, settings())
