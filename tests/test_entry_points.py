@@ -70,6 +70,7 @@ def test_four_workers_share_one_engine(tmp_path: Path) -> None:
         # Ctrl-C in a terminal reaches the whole group at once.
         os.killpg(service.pid, signal.SIGINT)
         service.wait_until_gone(5)
+        assert "Traceback" not in "\n".join(service.lines)
 
 
 def test_kill_9_of_the_gunicorn_master_leaves_nothing(tmp_path: Path) -> None:

@@ -102,10 +102,17 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:  # noq
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn passes by position
-    """Send the last counts."""
+    """Send the last counts, and end without Python's own farewell.
+
+    Waiting for threads that are greenlets ends in a traceback on Ctrl-C (gevent, Python 3.13).
+    """
     made = getattr(worker.wsgi, "extensions", {}).get(EXTENSION)
     if made is not None:
         made.reporter.flush()
+    if worker.booted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _count_connections(worker: Any, made: Services) -> None:
