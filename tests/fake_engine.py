@@ -1,87 +1,81 @@
-"""An engine that misbehaves on demand. Switches stand in `<model file>.json`; see `Switches`."""
+"""The adapter of the fake engine, and how a test makes models for it.
+
+    INFERENCE_ENGINE=fake EXTRA_ENGINES=fake=tests.fake_engine:FakeAdapter
+
+What a model's process does is said by a JSON file beside it, read when the process starts; see
+`fake_engine_server.Switches` for what can be said. Copy this to test a service of your own.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tests import fake_engine_server
+from tests.catalogue.gguf_files import write_gguf
+from tests.fake_engine_server import Switches
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.base import Launch
 from vllm_obtain.engines.llama_cpp import LlamaCpp
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
-from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
 from vllm_obtain.settings import Settings
 
-
-@dataclass(frozen=True)
-class Switches:
-    """What the engine does wrong. Paths are of files; a warm-up request is always answered."""
-
-    slots: int = 8
-    pool_tokens: int = 8192
-    context: int = 2048
-    # Before it is ready.
-    slow_start: str = ""  # wait until this file is there
-    never_ready: bool = False  # answer 503 for ever
-    print_at_start: tuple[str, ...] = ()
-    exit_at_start: int | None = None
-    grandchild: str = ""  # start a child that sleeps, and write its pid here
-    ignore_sigterm: bool = False
-    # With a request.
-    crash_before_first_byte: bool = False
-    crash_after_tokens: int | None = None
-    crash_once: str = ""  # the crash above happens unless this file is there, and makes it
-    hang_before_first_byte: str = ""  # until this file is there
-    hang_after_tokens: int | None = None
-    error: dict[str, Any] | None = None  # the error object to answer with
-    error_status: int = 500
-    garbage_chunk: bool = False
-    pace: float = 0.0  # seconds between tokens
-    barrier: int = 0  # answer only when so many requests are there at once
-    request_log: str = ""  # a line for each request: how it ended
+ENVIRONMENT = {
+    "INFERENCE_ENGINE": "fake",
+    "EXTRA_ENGINES": "fake=tests.fake_engine:FakeAdapter",
+    "DEVICE_TYPE": "cpu",
+}
 
 
-def switches_of(model: Path) -> Switches:
-    """Read a model's switches."""
-    path = Path(f"{model}.json")
-    given = json.loads(path.read_text()) if path.exists() else {}
-    known = {field.name for field in fields(Switches)}
-    return Switches(**{name: value for name, value in given.items() if name in known})
-
-
-class FakeAdapter(Adapter):
-    """Loads anything, promises what llama.cpp does, and asks in the same words."""
+class FakeAdapter(LlamaCpp):
+    """Accepts every model; asks and is asked as llama.cpp."""
 
     name = "fake"
-    parameters = LlamaCpp.parameters
 
     def missing(self) -> str | None:
+        """Say that it is there."""
         return None
 
-    def refuses(self, model: Model) -> str | None:  # noqa: ARG002 - it takes anything
+    def refuses(self, model: Model) -> str | None:  # noqa: ARG002 - an adapter's signature
+        """Accept every model."""
         return None
 
     def launch(
         self,
         model: Model,
-        settings: Settings,  # noqa: ARG002 - its switches say it all
-        machine: Machine,  # noqa: ARG002 - as above
+        settings: Settings,  # noqa: ARG002 - an adapter's signature
+        machine: Machine,  # noqa: ARG002 - an adapter's signature
         socket: Path,
     ) -> Launch:
-        switches = switches_of(model.path)
-        command = [sys.executable, "-u", "-P", "-S", fake_engine_server.__file__]
+        """Start `fake_engine_server` with the switches beside the model's file."""
+        switches = switches_file(model.path)
+        said = Switches.read(switches)
+        command = [sys.executable, "-P", "-S", fake_engine_server.__file__]
         return Launch(
-            [*command, str(socket), f"{model.path}.json"],
-            Limits(switches.slots, switches.pool_tokens, switches.context),
+            [*command, str(socket), str(switches)],
+            Limits(said.slots, said.pool_tokens, said.context),
         )
 
-    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
-        return LlamaCpp().chat_body(request, max_tokens)
 
-    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
-        return LlamaCpp().completion_body(request, max_tokens)
+def switches_file(model: Path) -> Path:
+    """Where the switches of a model are."""
+    return model.with_name(f"{model.name}.json")
+
+
+def write_model(folder: Path, name: str, **switches: Any) -> Path:
+    """Make a model for the fake engine, or set the switches of one that is there.
+
+    Args:
+        folder: MODELS_DIR.
+        name: the model's name.
+        switches: see `Switches`; those left out are as if never set.
+    """
+    path = folder / f"{name}.gguf"
+    if not path.exists():
+        write_gguf(path)
+    Switches(**switches)
+    switches_file(path).write_text(json.dumps(switches, default=str))
+    return path

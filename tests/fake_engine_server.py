@@ -1,186 +1,265 @@
-"""The process of the fake engine; standard library only, like every engine's.
+"""The process of the fake engine; standard library only, and started by path, like every engine's.
 
     python fake_engine_server.py SOCKET SWITCHES
 
-A chat is answered with the words of its last message, so that mixed-up answers show.
+SWITCHES is a file of JSON; `Switches` says what can be made to happen. The supervisor's warm-up
+(the completion of `Hello`) goes well in any case, unless `warm_up_too` is set.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
-import socketserver
+import socket
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-SWITCHES: dict[str, Any] = {}
-PRESENT: list[int] = []
-TOGETHER = threading.Condition()
+POLL = 0.005
 
 
-def switch(name: str, default: Any = None) -> Any:
-    return SWITCHES.get(name, default)
+@dataclasses.dataclass
+class Switches:
+    """What the engine does wrong. Tokens are counted from the first one.
+
+    Args:
+        slots: as in `messages.Limits`, and the next two.
+        print_at_start: the lines it prints.
+        slow_start: a file; it loads until that exists.
+        never_ready: /health answers 503 for ever.
+        exit_at_start: it ends with this status instead of serving.
+        ignore_sigterm: it has to be killed.
+        grandchild: a file; it starts a process of its own and notes its pid there.
+        warm_up_too: what follows happens to the supervisor's warm-up as well.
+        barrier: it answers only when so many requests have come together.
+        error: the error object it answers with, with `error_status`.
+        error_after_tokens: it reports an error in its stream after so many tokens.
+        crash_before_first_byte: it ends when it is asked.
+        crash_after_tokens: it ends after so many tokens.
+        crash_once: a file; a crash happens only while that does not exist, and makes it.
+        hang_before_first_byte: a file; it hangs until that exists.
+        hang_after_tokens: it hangs after so many tokens until the client goes.
+        garbage_chunk: it sends what is no chunk.
+        pace: seconds before each token.
+        request_log: a file; `arrived`, then `done N` or `cancelled N` for each request and its
+            tokens.
+    """
+
+    slots: int = 8
+    pool_tokens: int = 8192
+    context: int = 2048
+    print_at_start: Sequence[str] = ()
+    slow_start: str = ""
+    never_ready: bool = False
+    exit_at_start: int | None = None
+    ignore_sigterm: bool = False
+    grandchild: str = ""
+    warm_up_too: bool = False
+    barrier: int = 0
+    error: dict[str, Any] | None = None
+    error_status: int = 500
+    error_after_tokens: int | None = None
+    crash_before_first_byte: bool = False
+    crash_after_tokens: int | None = None
+    crash_once: str = ""
+    hang_before_first_byte: str = ""
+    hang_after_tokens: int | None = None
+    garbage_chunk: bool = False
+    pace: float = 0.0
+    request_log: str = ""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Switches:
+        """Read them from a file of JSON; one that does not exist switches nothing."""
+        file = Path(path)
+        given = json.loads(file.read_text()) if file.exists() else {}
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in known})
 
 
-def wait_for(path: str) -> None:
-    while not Path(path).exists():
-        time.sleep(0.01)
+class ClientGone(Exception):
+    """The client closed its connection."""
 
 
-def note(text: str) -> None:
-    if switch("request_log"):
-        with Path(switch("request_log")).open("a") as log:
-            log.write(text + "\n")
+class Server:
+    """Serves on a Unix socket, a thread per connection."""
+
+    def __init__(self, switches: Switches) -> None:
+        self.switches = switches
+        self._writing = threading.Lock()
+        self.barrier = threading.Barrier(switches.barrier) if switches.barrier else None
+
+    def serve(self, path: str) -> None:
+        """Listen; returns when the process is ended."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(path)
+            listener.listen(128)
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=self._talk, args=(client,), daemon=True).start()
+
+    def note(self, line: str) -> None:
+        """Write a line in the log of requests."""
+        if self.switches.request_log:
+            with self._writing, Path(self.switches.request_log).open("a") as file:
+                file.write(line + "\n")
+
+    def _talk(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            method, _, body = read_request(client)
+            if method == "GET":
+                ready = not self.switches.never_ready
+                answer(client, 200 if ready else 503, {"status": "ok" if ready else "loading"})
+            else:
+                Completion(self, client, body).run()
 
 
-def should_crash() -> bool:
-    marker = switch("crash_once")
+class Completion:
+    """One request and its stream: the words of the prompt, so that mixed-up answers show."""
+
+    def __init__(self, server: Server, client: socket.socket, body: dict[str, Any]) -> None:
+        self._server = server
+        self._client = client
+        self._body = body
+        self._chat = "messages" in body
+        prompt = body["messages"][-1]["content"] if self._chat else str(body["prompt"])
+        self._words = prompt.split() or ["nothing"]
+        self._warm_up = not self._chat and prompt == "Hello" and not server.switches.warm_up_too
+        self._switches = Switches() if self._warm_up else server.switches
+        self._sent = 0
+        self._begun = False
+
+    def run(self) -> None:
+        """Answer, unless a switch or the client is against it."""
+        self._note("arrived")
+        try:
+            self._trouble_before()
+            if self._switches.error is not None:
+                answer(self._client, self._switches.error_status, {"error": self._switches.error})
+            else:
+                self._stream()
+            self._note(f"done {self._sent}")
+        except (ClientGone, OSError):
+            self._note(f"cancelled {self._sent}")
+
+    def _stream(self) -> None:
+        words, limit = self._words, int(self._body["max_tokens"])
+        count = len(words) if limit < 0 else min(limit, len(words))
+        self._send(prompt_progress={"total": len(words), "processed": len(words), "cache": 0})
+        for word in words[:count]:
+            self._trouble()
+            self._choice(word + " ", None)
+            self._sent += 1
+        self._trouble()
+        self._choice("", "stop" if count == len(words) else "length")
+        self._send(choices=[], usage={"prompt_tokens": len(words), "completion_tokens": count})
+        self._chunk(b"data: [DONE]\n\n")
+        self._client.sendall(b"0\r\n\r\n")
+
+    def _trouble_before(self) -> None:
+        switches = self._switches
+        if self._server.barrier is not None and not self._warm_up:
+            self._server.barrier.wait(timeout=30)
+        if switches.crash_before_first_byte and first_time(switches.crash_once):
+            os._exit(9)
+        if switches.hang_before_first_byte:
+            self._wait(Path(switches.hang_before_first_byte).exists)
+
+    def _trouble(self) -> None:
+        """Do what the switches say has to happen after this many tokens."""
+        switches, now = self._switches, self._sent
+        if switches.crash_after_tokens == now and first_time(switches.crash_once):
+            os._exit(9)
+        if switches.hang_after_tokens == now:
+            self._wait(lambda: False)
+        if switches.garbage_chunk:
+            self._chunk(b"data: {not json\n\n")
+        if switches.error_after_tokens == now:
+            self._send(error={"code": 500, "message": "as the switch says", "type": "server_error"})
+        if switches.pace:
+            end = time.monotonic() + switches.pace
+            self._wait(lambda: time.monotonic() >= end)
+
+    def _wait(self, over: Callable[[], bool]) -> None:
+        self._client.settimeout(POLL)
+        while not over():
+            with contextlib.suppress(TimeoutError):
+                if not self._client.recv(1, socket.MSG_PEEK):
+                    raise ClientGone
+        self._client.settimeout(None)
+
+    def _choice(self, text: str, reason: str | None) -> None:
+        piece = {"delta": {"content": text} if text else {}} if self._chat else {"text": text}
+        self._send(choices=[{"index": 0, "finish_reason": reason, **piece}])
+
+    def _send(self, **chunk: Any) -> None:
+        self._chunk(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+    def _chunk(self, data: bytes) -> None:
+        head = b""
+        if not self._begun:
+            self._begun = True
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            head += b"Transfer-Encoding: chunked\r\n\r\n"
+        self._client.sendall(head + b"%x\r\n%s\r\n" % (len(data), data))
+
+    def _note(self, line: str) -> None:
+        if not self._warm_up:
+            self._server.note(line)
+
+
+def read_request(client: socket.socket) -> tuple[str, str, Any]:
+    """Read one HTTP request: its method, its path and its JSON."""
+    with client.makefile("rb") as file:
+        method, path, _ = file.readline().decode().split()
+        length = 0
+        while (line := file.readline().strip()) != b"":
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        return method, path, json.loads(file.read(length)) if length else None
+
+
+def answer(client: socket.socket, status: int, body: dict[str, Any]) -> None:
+    """Send a whole answer."""
+    data = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} Fake\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+
+
+def first_time(marker: str) -> bool:
+    """Whether this happens for the first time; without a marker, every time is."""
     if not marker:
         return True
-    if Path(marker).exists():
-        return False
-    Path(marker).touch()
-    return True
+    with contextlib.suppress(FileExistsError):
+        Path(marker).touch(exist_ok=False)
+        return True
+    return False
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One request per connection."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def do_GET(self) -> None:
-        ready = not switch("never_ready")
-        self.answer(200 if ready else 503, {"status": "ok" if ready else "loading"})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        try:
-            self.generate(body)
-            note("done")
-        except OSError:
-            note("cancelled")
-
-    def generate(self, body: dict[str, Any]) -> None:
-        chat = "messages" in body
-        prompt = body["messages"][-1]["content"] if chat else str(body["prompt"])
-        words = prompt.split() or ["nothing"]
-        warm_up = not chat and prompt == "Hello"
-        if not warm_up:
-            self.misbehave_before()
-            if switch("error"):
-                self.answer(switch("error_status", 500), {"error": switch("error")})
-                return
-        self.begin()
-        self.event(prompt_progress={"total": len(words), "processed": len(words), "cache": 0})
-        limit = body["max_tokens"] if body["max_tokens"] >= 0 else 10_000
-        count = min(limit, len(words)) if limit < 10_000 else len(words)
-        for number in range(count):
-            self.token(chat, words[number] + " ", number, warm_up)
-        reason = "stop" if count == len(words) else "length"
-        usage = {"prompt_tokens": len(words), "completion_tokens": count}
-        self.choice(chat, "", reason)
-        self.event(choices=[], usage=usage)
-        self.write(b"data: [DONE]\n\n")
-        self.write(b"")
-
-    def misbehave_before(self) -> None:
-        if switch("barrier"):
-            with TOGETHER:
-                PRESENT.append(1)
-                TOGETHER.notify_all()
-                TOGETHER.wait_for(lambda: len(PRESENT) >= switch("barrier"))
-        if switch("crash_before_first_byte") and should_crash():
-            os._exit(9)
-        if switch("hang_before_first_byte"):
-            self.wait_or_leave(switch("hang_before_first_byte"))
-
-    def wait_or_leave(self, path: str) -> None:
-        """Wait for a file, or for the client to go."""
-        self.connection.settimeout(0.02)
-        while not Path(path).exists():
-            try:
-                if not self.connection.recv(1):
-                    raise ConnectionResetError
-            except TimeoutError:
-                continue
-        self.connection.settimeout(None)
-
-    def token(self, chat: bool, text: str, number: int, warm_up: bool) -> None:
-        if not warm_up:
-            if switch("crash_after_tokens") == number and should_crash():
-                os._exit(9)
-            if switch("hang_after_tokens") == number:
-                self.wait_or_leave("/nonexistent")
-            if switch("garbage_chunk"):
-                self.write(b"data: {not json\n\n")
-            if switch("pace"):
-                time.sleep(switch("pace"))
-        self.choice(chat, text, None)
-
-    def choice(self, chat: bool, text: str, reason: str | None) -> None:
-        piece = {"delta": {"content": text} if text else {}} if chat else {"text": text}
-        self.event(choices=[{"index": 0, "finish_reason": reason, **piece}])
-
-    def event(self, **fields: Any) -> None:
-        self.write(b"data: " + json.dumps(fields).encode() + b"\n\n")
-
-    def begin(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.send_header("Connection", "close")
-        self.end_headers()
-
-    def write(self, data: bytes) -> None:
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(data)
-        self.close_connection = True
-
-
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """A thread per connection."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-
-def main() -> None:
-    socket, path = sys.argv[1], Path(sys.argv[2])
-    if path.exists():
-        SWITCHES.update(json.loads(path.read_text()))
-    for line in switch("print_at_start", ()):
-        print(line)
-    if switch("ignore_sigterm"):
+def start(switches: Switches) -> None:
+    """Do what the switches say of the start."""
+    for line in switches.print_at_start:
+        print(line, flush=True)
+    if switches.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if switch("grandchild"):
-        child = subprocess.Popen(["sleep", "600"])
-        Path(switch("grandchild")).write_text(str(child.pid))
-    if switch("exit_at_start") is not None:
-        sys.exit(switch("exit_at_start"))
-    if switch("slow_start"):
-        wait_for(switch("slow_start"))
-    Server(socket, Handler).serve_forever()
+    if switches.grandchild:
+        sleeper = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+        Path(switches.grandchild).write_text(str(subprocess.Popen(sleeper).pid))
+    while switches.slow_start and not Path(switches.slow_start).exists():
+        time.sleep(POLL)
+    if switches.exit_at_start is not None:
+        sys.exit(switches.exit_at_start)
 
 
 if __name__ == "__main__":
-    main()
+    found = Switches.read(sys.argv[2])
+    start(found)
+    Server(found).serve(sys.argv[1])

@@ -23,7 +23,7 @@ class Join(Message, frozen=True):
     """Become an owner: the supervisor lives as long as one of its owners. → Welcome.
 
     Args:
-        version: of the code that speaks (`supervisor.version`).
+        version: of the code that speaks and its settings (`runtime.version`).
         owner_pid: the gunicorn master, or the development server.
         owner_start: when that process started, in seconds since the epoch; tells a reused pid.
     """
@@ -89,7 +89,10 @@ class Load(Message, frozen=True):
 
 
 class Unload(Message, frozen=True):
-    """Unload a model once nobody uses it. → Done or Refused."""
+    """Unload a model once nobody uses it; a load that no request waits for is called off.
+
+    → Done or Refused.
+    """
 
     model: str
 
@@ -150,7 +153,7 @@ class Stop(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Who answers: the version of its code and its pid."""
+    """Who answers: the version of its code and settings, and its pid."""
 
     version: str
     pid: int

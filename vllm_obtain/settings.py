@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vllm_obtain.errors import SettingsError
 
 Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+_PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
 
 
 def _lower(value: object) -> object:
@@ -33,7 +36,17 @@ def _upper(value: object) -> object:
 
 
 def _path(value: object) -> object:
-    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+    try:
+        return Path(value).expanduser().absolute() if isinstance(value, str) else value
+    except RuntimeError:
+        raise ValueError("Input should be a path; there is no such user") from None
+
+
+def _plugins(value: str) -> str:
+    for item in filter(str.strip, value.split(",")):
+        if not _PLUGIN.fullmatch(item.strip()):
+            raise ValueError("Input should be name=module:Class, several separated by commas")
+    return value
 
 
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]
@@ -52,7 +65,7 @@ class Settings(BaseModel):
     worker_connections: int = Field(1000, ge=16, le=100_000)
 
     inference_engine: Annotated[str, BeforeValidator(_engine_name)] = "auto"
-    extra_engines: str = ""
+    extra_engines: Annotated[str, AfterValidator(_plugins)] = ""
     device_type: Annotated[Device, BeforeValidator(_lower)] = "auto"
     default_model: str = ""
     models_dir: AbsolutePath = Path("models").absolute()
@@ -102,7 +115,7 @@ class Settings(BaseModel):
     def engine_plugins(self) -> dict[str, str]:
         """EXTRA_ENGINES as a mapping of engine name to `module:Class`."""
         pairs = (item.partition("=") for item in self.extra_engines.split(",") if item.strip())
-        return {name.strip(): target.strip() for name, _, target in pairs}
+        return {str(_engine_name(name)): target.strip() for name, _, target in pairs}
 
     def _check_engine(self) -> None:
         allowed = ["auto", "mlx", "vllm", "llama_cpp", *self.engine_plugins]
@@ -122,6 +135,7 @@ def _explain(error: ValidationError, values: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        allowed = problem["msg"].replace("Input should be ", "allowed: ")
+        said = problem["msg"].removeprefix("Value error, ")
+        allowed = said.replace("Input should be ", "allowed: ")
         lines.append(f"{name.upper()}={values.get(name, '')!r} is not allowed ({allowed}).")
     return "\n".join(lines)

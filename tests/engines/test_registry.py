@@ -1,5 +1,3 @@
-"""Which engine serves what, and which model is the default."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,14 +6,81 @@ import pytest
 
 from tests.catalogue.gguf_files import write_gguf
 from tests.catalogue.safetensors_files import write_folder
-from vllm_obtain.catalogue import Catalogue
-from vllm_obtain.engines import registry
-from vllm_obtain.errors import EngineFailed, ModelNotFound
+from tests.fake_engine import FakeAdapter
+from vllm_obtain.catalogue import Catalogue, Model
+from vllm_obtain.engines import llama_cpp, registry
+from vllm_obtain.engines.llama_cpp import LlamaCpp
+from vllm_obtain.errors import EngineFailed, ModelNotFound, UnsupportedParameter
+from vllm_obtain.protocol.parse import parse_chat
 from vllm_obtain.settings import Settings
 
 
-def settings(**values: str) -> Settings:
-    return Settings.load({name.upper(): value for name, value in values.items()})
+def settings(**env: str) -> Settings:
+    return Settings.load({name.upper(): value for name, value in env.items()})
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    write_gguf(tmp_path / "a.gguf")
+    return Catalogue(tmp_path).find("a")
+
+
+def test_the_built_in_engine() -> None:
+    assert isinstance(registry.adapter("llama_cpp", settings()), LlamaCpp)
+
+
+def test_an_engine_of_ones_own(model: Model) -> None:
+    own = settings(
+        inference_engine="fake", extra_engines="x=no:Thing, fake = tests.fake_engine:FakeAdapter"
+    )
+    assert isinstance(registry.choose(model, own), FakeAdapter)
+    assert registry.why_not(model, own) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("no.such.module:Thing", "No module named"),
+        ("tests.fake_engine:Nothing", "no attribute 'Nothing'"),
+        ("tests.fake_engine:Switches", "is no Adapter"),
+        ("vllm_obtain.engines.base:Adapter", "abstract"),
+        ("broken_plugin:Thing", "its own fault"),
+    ],
+)
+def test_plugins_that_cannot_be_used(
+    target: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('its own fault')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineFailed, match=why) as caught:
+        registry.adapter("own", settings(inference_engine="own", extra_engines=f"own={target}"))
+    assert (caught.value.code, caught.value.status) == ("engine_not_installed", 503)
+
+
+def test_an_engine_of_a_later_version() -> None:
+    with pytest.raises(EngineFailed, match="INFERENCE_ENGINE=auto, or one of: llama_cpp"):
+        registry.adapter("mlx", settings())
+
+
+def test_a_model_no_engine_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Model("safe", tmp_path, "safetensors", 1, "0", 0)
+    with pytest.raises(EngineFailed, match=r"llama_cpp: .*safetensors folder") as caught:
+        registry.choose(folder, settings())
+    assert caught.value.code == "no_engine_for_model"
+    assert "safetensors" in (registry.why_not(folder, settings()) or "")
+    broken = Model("broken", tmp_path, "gguf", 1, "0", 0, problem="It is cut off.")
+    assert registry.why_not(broken, settings()) == "It is cut off."
+    monkeypatch.setattr(llama_cpp, "_is_installed", lambda: False)
+    missing = registry.why_not(Model("a", tmp_path, "gguf", 1, "0", 0), settings())
+    assert "pip install xllamacpp" in (missing or "")
+
+
+def test_what_an_engine_cannot_honour_is_refused_by_name() -> None:
+    body = b'{"messages": [{"role": "user", "content": "x"}], "tools": [1], "logprobs": true}'
+    with pytest.raises(UnsupportedParameter) as caught:
+        LlamaCpp().check(parse_chat(body))
+    assert caught.value.param == "tools"
+    assert "llama_cpp" in caught.value.message
 
 
 def test_the_default_is_the_first_model_that_can_be_served(tmp_path: Path) -> None:
@@ -37,15 +102,6 @@ def test_a_named_default_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="Models here: a"):
         registry.default_model(Catalogue(tmp_path), settings(default_model="b"))
     assert registry.default_model(Catalogue(tmp_path / "none"), settings()) is None
-
-
-def test_an_engine_that_is_not_there_says_what_to_set(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "a.gguf")
-    model = Catalogue(tmp_path).find("a")
-    with pytest.raises(EngineFailed, match=r"not part of this version.*INFERENCE_ENGINE=auto"):
-        registry.choose(model, settings(inference_engine="mlx"))
-    with pytest.raises(EngineFailed, match="'mine' cannot be imported from 'nowhere:X'"):
-        registry.choose(model, settings(inference_engine="mine", extra_engines="mine=nowhere:X"))
 
 
 def test_a_model_no_engine_loads_gets_each_engines_reason(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 import httptools
 import msgspec
 
-from vllm_obtain.errors import EngineFailed, RequestTimeout
+from vllm_obtain.errors import EngineFailed, RequestTimeout, ServiceError
 from vllm_obtain.protocol.chunks import read_chunk, read_error
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.sse import Splitter
 
 _encode = msgspec.json.Encoder().encode
 READ_BYTES = 65536
+BUSY_PAUSE = 0.005
 
 
 class EngineLost(EngineFailed):
@@ -87,28 +88,48 @@ class Exchange:
         self._whole = True
 
     def _send(self, url: str, data: bytes) -> None:
-        self._wait_no_longer_than_deadline()
-        self._socket.connect(self._path)
+        self._connect()
         head = (
             f"POST {url} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
             f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         self._socket.sendall(head.encode() + data)
 
+    def _connect(self) -> None:
+        while True:
+            self._wait_no_longer_than_deadline()
+            try:
+                self._socket.connect(self._path)
+                return
+            except BlockingIOError:
+                # The queue of the engine's listener is full. It lives, and will accept in a
+                # moment, but a Unix socket has nothing to wait on.
+                time.sleep(BUSY_PAUSE)
+
     def _read(self) -> Iterator[list[Event]]:
         splitter = Splitter()
-        while not self._whole:
+        done = False
+        while not done:
+            if self._whole:
+                raise ConnectionResetError("end of body without [DONE]")
             body = self._more()
             if (status := self._parser.get_status_code()) >= 400:
                 raise read_error(body + self._rest(), status)
             events: list[Event] = []
+            problem: ServiceError | None = None
             for data in splitter.feed(body):
                 if data == b"[DONE]":
-                    self._whole = True
+                    done = True
                     break
-                events += read_chunk(data)
+                try:
+                    events += read_chunk(data)
+                except ServiceError as error:
+                    problem = error
+                    break
             if events:
                 yield events
+            if problem is not None:
+                raise problem
 
     def _rest(self) -> bytes:
         rest = b""

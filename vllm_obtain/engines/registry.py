@@ -22,24 +22,22 @@ def adapter(name: str, settings: Settings) -> Adapter:
     Raises:
         EngineFailed: there is no such engine, or its adapter cannot be imported.
     """
-    target = {**BUILT_IN, **settings.engine_plugins}.get(name)
+    known = {**BUILT_IN, **settings.engine_plugins}
+    target = known.get(name)
     if target is None:
-        raise EngineFailed(
+        raise _not_installed(
             f"The engine '{name}' is not part of this version. "
-            f"Set INFERENCE_ENGINE=auto, or one of: {', '.join(BUILT_IN)}.",
-            status=503,
-            code="engine_not_installed",
+            f"Set INFERENCE_ENGINE=auto, or one of: {', '.join(known)}."
         )
     module, _, cls = target.partition(":")
     try:
         made = getattr(importlib.import_module(module), cls)()
-    except (ImportError, AttributeError) as error:
-        raise EngineFailed(
-            f"The engine '{name}' cannot be imported from '{target}': {error}.",
-            status=503,
-            code="engine_not_installed",
+    except Exception as error:  # a plugin runs its own code here
+        raise _not_installed(
+            f"The engine '{name}' cannot be imported from '{target}': {error}."
         ) from error
-    assert isinstance(made, Adapter)  # noqa: S101 - a plugin of another type is its author's bug
+    if not isinstance(made, Adapter):
+        raise _not_installed(f"The engine '{name}': '{target}' is no Adapter; see engines/base.py.")
     return made
 
 
@@ -102,3 +100,7 @@ def why_not(model: Model, settings: Settings) -> str | None:
     except EngineFailed as error:
         return error.message
     return None
+
+
+def _not_installed(message: str) -> EngineFailed:
+    return EngineFailed(message, status=503, code="engine_not_installed")

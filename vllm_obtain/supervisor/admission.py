@@ -17,7 +17,7 @@ MIN_SHARE = 256
 
 
 class EngineGone(Exception):
-    """The process ended before the request got its place."""
+    """The process ended before the request got its place; there may be another one."""
 
 
 class Ticket:
@@ -41,13 +41,21 @@ class Ticket:
 
 
 class Admission:
-    """The places of one engine process."""
+    """The places of one engine process, for its whole life.
 
-    def __init__(self, limits: Limits) -> None:
+    Whoever comes before the process is ready waits here too. So they hold their places from the
+    moment it is ready, and count as its users: nobody can evict it from under them.
+
+    Args:
+        limits: what the process can hold; None while it is not ready.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits
         self._holders: set[Ticket] = set()
         self._waiting: deque[Ticket] = deque()
         self._reserved = 0
+        self._closed: Exception | None = None
 
     @property
     def in_flight(self) -> int:
@@ -73,7 +81,10 @@ class Admission:
 
         Raises:
             EngineGone: the process ended meanwhile.
+            ServiceError: it could not be started.
         """
+        if self._closed is not None:
+            raise self._closed
         if self.try_enter(ticket):
             return
         ticket.turn = asyncio.get_running_loop().create_future()
@@ -98,7 +109,7 @@ class Admission:
 
         What that frees goes to the request's own completion first, then to those who wait.
         """
-        if ticket not in self._holders:
+        if ticket not in self._holders or self._limits is None:
             return
         self._reserved -= ticket.reserved
         ticket.prompt_tokens = prompt_tokens
@@ -113,39 +124,47 @@ class Admission:
         Returns:
             How many; 0 when the pool is full.
         """
+        if ticket not in self._holders or self._limits is None:
+            return 0
         granted = min(tokens, self._limits.pool_tokens - self._reserved)
-        if granted <= 0 or ticket not in self._holders:
+        if granted <= 0:
             return 0
         ticket.granted += granted
         self._reserved += granted
         return granted
 
-    def close(self) -> None:
-        """Send everybody who waits away: the process is gone."""
+    def open(self, limits: Limits) -> None:
+        """Let those in who wait: the process is ready."""
+        self._limits = limits
+        self._next()
+
+    def close(self, reason: Exception | None = None) -> None:
+        """Send everybody who waits away: the process is gone.
+
+        Args:
+            reason: what they are told; EngineGone when left out.
+        """
+        self._closed = reason or EngineGone()
         waiting, self._waiting = self._waiting, deque()
         for ticket in waiting:
             if ticket.turn is not None and not ticket.turn.done():
-                ticket.turn.set_exception(EngineGone())
+                ticket.turn.set_exception(self._closed)
 
     def _admit(self, ticket: Ticket) -> bool:
         limits = self._limits
-        prompt = min(ticket.prompt_tokens, limits.context)
+        if limits is None or self._closed is not None or len(self._holders) >= limits.slots:
+            return False
+        # An engine whose context is larger than its pool could never admit a request of that size.
+        context = min(limits.context, limits.pool_tokens)
+        prompt = min(ticket.prompt_tokens, context)
         free = limits.pool_tokens - self._reserved
-        granted = self._grant(ticket, prompt, free)
-        if len(self._holders) >= limits.slots or prompt + granted > free:
+        granted = _grant(ticket, context - prompt, limits, free - prompt)
+        if prompt + granted > free:
             return False
         ticket.prompt_tokens, ticket.granted = prompt, granted
         self._holders.add(ticket)
         self._reserved += ticket.reserved
         return True
-
-    def _grant(self, ticket: Ticket, prompt: int, free: int) -> int:
-        """Size the first grant: all that was asked for, or a share that leaves room for others."""
-        room = self._limits.context - prompt
-        if ticket.wanted is not None:
-            return min(ticket.wanted, room)
-        share = max(MIN_SHARE, self._limits.pool_tokens // self._limits.slots // 2)
-        return min(room, max(share, (free - prompt) // 4))
 
     def _next(self) -> None:
         while self._waiting:
@@ -157,3 +176,18 @@ class Admission:
                 ticket.turn.set_result(None)
             else:
                 return
+
+
+def _grant(ticket: Ticket, room: int, limits: Limits, free: int) -> int:
+    """Size the first grant: all that was asked for, or a share that leaves room for others.
+
+    Args:
+        ticket: the request.
+        room: tokens left in its context behind the prompt.
+        limits: what the engine can hold.
+        free: tokens left in the pool behind the prompt.
+    """
+    if ticket.wanted is not None:
+        return min(ticket.wanted, room)
+    share = max(MIN_SHARE, limits.pool_tokens // limits.slots // 2)
+    return min(room, max(share, free // 4))

@@ -82,7 +82,7 @@ class Line:
             if not received:
                 raise ConnectionResetError("the supervisor closed the connection")
             for body in self._frames.feed(received):
-                answer: messages.Reply = _decode(body)
+                answer = _read(body)
                 if isinstance(answer, messages.Refused):
                     raise answer.error()
                 return answer
@@ -114,7 +114,7 @@ class Supervisor:
     def __init__(self, settings: Settings, owner: int) -> None:
         self._settings = settings
         self._owner = owner
-        self._version = runtime.version()
+        self._version = runtime.version(settings)
         self._folder = runtime.folder(settings.port)
 
     def line(self) -> Line:
@@ -178,24 +178,30 @@ class Supervisor:
                 line.socket.settimeout(10)
                 while line.socket.recv(4096):
                     pass
-        except OSError:
+        except (OSError, ServiceError):
             pass
         return False
 
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PORT": str(self._settings.port),
-        }
+        # Every setting, so that it runs with ours wherever they came from.
+        ours = {name.upper(): str(value) for name, value in self._settings}
+        env = {**os.environ, **ours, "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-m", "vllm_obtain.supervisor"]
         owner = [str(self._owner), repr(_start_time(self._owner))]
         try:
             subprocess.run([*command, *owner], env=env, check=True, timeout=START_TIMEOUT)
         except (OSError, subprocess.SubprocessError) as error:
             raise SupervisorLost(f"The supervisor could not be started: {error}.") from error
+
+
+def _read(body: bytes) -> messages.Reply:
+    try:
+        reply: messages.Reply = _decode(body)
+    except ValueError as error:  # msgspec's errors are, and so is text that is not UTF-8
+        raise ConnectionError(f"an answer cannot be read: {error}") from error
+    return reply
 
 
 def _start_time(pid: int) -> float:

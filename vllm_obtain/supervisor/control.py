@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,51 +11,15 @@ import msgspec
 
 from vllm_obtain import messages
 from vllm_obtain.errors import InternalError, ServiceError
-from vllm_obtain.hardware import process_memory, sample
 from vllm_obtain.log import get_logger
-from vllm_obtain.metrics import Gauges, Numbers
-from vllm_obtain.supervisor.answers import Answers
-from vllm_obtain.supervisor.engine import Engine
-from vllm_obtain.supervisor.owners import Owners
-from vllm_obtain.supervisor.pool import Lease, Pool
+from vllm_obtain.supervisor.desk import Desk
+from vllm_obtain.supervisor.lease import Lease
 from vllm_obtain.supervisor.states import State
 from vllm_obtain.supervisor.wire import BrokenFrame, Frames, frame
 
 log = get_logger("vllm_obtain.supervisor")
 
 _decode = msgspec.msgpack.Decoder(messages.Request).decode
-
-
-class Desk:
-    """What connections work on; one per supervisor."""
-
-    def __init__(
-        self, pool: Pool, answers: Answers, owners: Owners, numbers: Numbers, version: str
-    ) -> None:
-        self.pool = pool
-        self.answers = answers
-        self.owners = owners
-        self.numbers = numbers
-        self.version = version
-        self.stop = asyncio.Event()
-        self._began = time.monotonic()
-
-    def status(self) -> messages.StatusReply:
-        """Say what is going on."""
-        return messages.StatusReply(
-            pid=os.getpid(),
-            uptime=time.monotonic() - self._began,
-            engines=[describe(engine) for engine in self.pool.engines],
-            system=sample(),
-            in_flight=self.pool.in_flight,
-            cache=self.answers.size,
-        )
-
-    def metrics(self) -> messages.MetricsReply:
-        """Write all numbers."""
-        now = self.status()
-        gauges = Gauges(now.engines, now.system, now.uptime, now.in_flight, now.cache)
-        return messages.MetricsReply(self.numbers.text(gauges))
 
 
 class Connection(asyncio.Protocol):
@@ -79,8 +42,11 @@ class Connection(asyncio.Protocol):
         """Answer what came in."""
         try:
             for body in self._frames.feed(data):
+                if self._closed:
+                    return
                 self._handle(_decode(body))
-        except (BrokenFrame, msgspec.MsgspecError) as error:
+        except (BrokenFrame, ValueError, RecursionError) as error:
+            # msgspec's errors are ValueErrors, and so is text that is not UTF-8.
             log.warning("control message refused", reason=str(error))
             self._close()
 
@@ -93,30 +59,46 @@ class Connection(asyncio.Protocol):
         if self._leading is not None:
             self._desk.answers.abandon(self._leading)
 
+    @property
+    def _busy(self) -> bool:
+        """Whether an answer is due."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def _closed(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
     def _handle(self, message: messages.Request) -> None:
-        _HANDLERS[type(message)](self, message)
+        try:
+            _HANDLERS[type(message)](self, message)
+        except ServiceError as error:
+            self._send(messages.Refused.of(error))
+        except BrokenFrame:
+            raise
+        except Exception:
+            # Whether an answer was due or not, the two sides no longer agree: nobody shall wait.
+            self._failed()
+            self._close()
 
     def _join(self, message: messages.Join) -> None:
         self._desk.owners.add(message.owner_pid, message.owner_start)
         self._send(messages.Welcome(self._desk.version, os.getpid()))
 
     def _acquire(self, message: messages.Acquire) -> None:
-        try:
-            lease = self._desk.pool.try_acquire(message)
-        except ServiceError as error:
-            self._send(messages.Refused.of(error))
-            return
+        if self._lease is not None or self._busy:
+            raise BrokenFrame("a second Acquire before the end of the first")
+        lease = self._desk.leases.try_acquire(message)
         if lease is None:
-            self._later(self._wait_for_lease(message))
+            self._later(lambda: self._wait_for_lease(message))
         else:
             self._grant(lease)
 
     async def _wait_for_lease(self, message: messages.Acquire) -> None:
-        self._grant(await self._desk.pool.acquire(message))
+        self._grant(await self._desk.leases.acquire(message))
 
     def _grant(self, lease: Lease) -> None:
         self._lease = lease
-        self._send(lease.granted())
+        self._send(lease.granted)
 
     def _settle(self, message: messages.Settle) -> None:
         if self._lease is not None:
@@ -127,25 +109,24 @@ class Connection(asyncio.Protocol):
         self._send(messages.Extended(granted))
 
     def _release(self, message: messages.Release) -> None:
-        if self._lease is not None:
-            self._lease.release(message)
-            self._lease = None
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release(message)
 
     def _load(self, message: messages.Load) -> None:
         async def load() -> None:
             pool = self._desk.pool
             if message.wait:
-                engine = await pool.ensure_ready(message.model)
-                self._send(messages.Done(engine.adapter.name, engine.state))
+                engine = await pool.load(message.model)
+                self._send(messages.Done(engine.adapter.name, State.READY))
                 return
-            pool.find(message.model)
             name, state = pool.engine_name(message.model), pool.state(message.model)
             if state is not State.READY:
                 pool.begin(message.model)
                 state = State.STARTING
             self._send(messages.Done(name, state))
 
-        self._later(load())
+        self._later(load)
 
     def _unload(self, message: messages.Unload) -> None:
         async def unload() -> None:
@@ -153,29 +134,32 @@ class Connection(asyncio.Protocol):
             state = await self._desk.pool.unload(message.model)
             self._send(messages.Done(name, state))
 
-        self._later(unload())
+        self._later(unload)
 
     def _status(self, _: messages.Status) -> None:
-        self._send(self._desk.status())
+        async def status() -> None:
+            self._send(await self._desk.status())
+
+        self._later(status)
 
     def _metrics(self, _: messages.Metrics) -> None:
-        self._send(self._desk.metrics())
+        async def metrics() -> None:
+            self._send(await self._desk.metrics())
+
+        self._later(metrics)
 
     def _report(self, message: messages.Report) -> None:
         self._desk.numbers.served(message.served)
 
     def _recall(self, message: messages.Recall) -> None:
-        try:
-            engine = self._desk.pool.engine_name(message.model)
-        except ServiceError as error:
-            self._send(messages.Refused.of(error))
-            return
-        key = engine.encode() + b"\0" + message.key
+        if self._leading is not None or self._busy:
+            raise BrokenFrame("a second Recall before the end of the first")
+        key = self._desk.pool.identity(message.model) + message.key
         at_once, answer = self._desk.answers.try_recall(key)
         if at_once:
             self._tell(key, answer)
         else:
-            self._later(self._follow(key))
+            self._later(lambda: self._follow(key))
 
     async def _follow(self, key: bytes) -> None:
         self._tell(key, await self._desk.answers.follow(key))
@@ -188,27 +172,33 @@ class Connection(asyncio.Protocol):
             self._send(messages.Lead())
 
     def _remember(self, message: messages.Remember) -> None:
-        if self._leading is not None:
-            self._desk.answers.remember(self._leading, message.answer)
-            self._leading = None
+        key, self._leading = self._leading, None
+        if key is not None:
+            self._desk.answers.remember(key, message.answer)
 
     def _stop(self, _: messages.Stop) -> None:
         self._desk.stop.set()
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def answered() -> None:
             try:
-                await work
+                await work()
             except ServiceError as error:
                 self._send(messages.Refused.of(error))
             except Exception:
-                log.exception("a control request failed")
-                self._send(messages.Refused.of(InternalError("The supervisor failed.")))
+                self._failed()
 
+        if self._busy:
+            raise BrokenFrame("a second question before the answer to the first")
         self._task = asyncio.get_running_loop().create_task(answered())
 
+    def _failed(self) -> None:
+        log.exception("a control request failed")
+        problem = InternalError("The supervisor failed; errors.log has the details.")
+        self._send(messages.Refused.of(problem))
+
     def _send(self, message: messages.Reply) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._closed:
             self._transport.write(frame(message))
 
     def _close(self) -> None:
@@ -231,26 +221,3 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.Remember: Connection._remember,
     messages.Stop: Connection._stop,
 }
-
-
-def describe(engine: Engine) -> messages.EngineStatus:
-    """Describe an engine for the status page."""
-    limits = engine.launched.limits if engine.launched else None
-    admission = engine.admission
-    return messages.EngineStatus(
-        engine=engine.adapter.name,
-        model=engine.model.name,
-        state=engine.state.value,
-        pid=engine.pid,
-        memory_bytes=process_memory(engine.pid) if engine.pid else None,
-        in_flight=admission.in_flight if admission else 0,
-        queue=admission.queue if admission else 0,
-        restarts=engine.restarts,
-        last_error=engine.last_error,
-        slots=limits.slots if limits else None,
-        context=limits.context if limits else None,
-        tokens_reserved=admission.reserved if admission else 0,
-        tokens_pool=limits.pool_tokens if limits else None,
-        load_seconds=engine.load_seconds,
-        idle_seconds=None if engine.users else time.monotonic() - engine.last_used,
-    )

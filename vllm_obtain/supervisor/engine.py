@@ -8,29 +8,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter, Launch
-from vllm_obtain.errors import EngineFailed
+from vllm_obtain.errors import ServiceError
 from vllm_obtain.hardware import describe
 from vllm_obtain.log import get_logger
 from vllm_obtain.metrics import Numbers
 from vllm_obtain.protocol.requests import CompletionRequest
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.admission import Admission
-from vllm_obtain.supervisor.probe import first_token, healthy
+from vllm_obtain.supervisor.back_off import BackOff
+from vllm_obtain.supervisor.load_failure import explain
+from vllm_obtain.supervisor.probe import NotReady, until_ready
 from vllm_obtain.supervisor.process import EngineProcess
 from vllm_obtain.supervisor.runtime import prefix
 from vllm_obtain.supervisor.states import State
 
 log = get_logger("vllm_obtain.models")
 
-PROBE_INTERVAL = 0.05
-CRASH_WINDOW = 300.0
-MAX_BACK_OFF = 30.0
+# A load that failed has nobody to be polite to.
+ABANDON_GRACE = 0.2
 _WARM_UP = CompletionRequest(prompt="Hello", temperature=0, max_tokens=1)
 _numbers = itertools.count(1)
 
@@ -61,12 +61,13 @@ class Engine:
         self.state = State.STOPPED
         self.admission: Admission | None = None
         self.launched: Launch | None = None
-        self.socket = Path()
+        self.socket: Path | None = None
         self.loaded_at = 0.0
         self.load_seconds: float | None = None
         self.last_used = time.monotonic()
         self.restarts = 0
         self.last_error: str | None = None
+        self.back_off = BackOff()
         self.idle = asyncio.Event()
         self.idle.set()
         self._settings = settings
@@ -74,8 +75,8 @@ class Engine:
         self._count = numbers
         self._crashed = crashed
         self._process: EngineProcess | None = None
+        self._next: Admission | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._crashes: deque[float] = deque(maxlen=16)
 
     @property
     def pid(self) -> int | None:
@@ -84,18 +85,32 @@ class Engine:
 
     @property
     def users(self) -> int:
-        """Requests that hold a place or wait for one."""
+        """Requests that hold a place in the process or wait for one."""
         return self.admission.in_flight + self.admission.queue if self.admission else 0
 
     @property
-    def back_off(self) -> float:
-        """Seconds until the next start is due: none after one crash, then 1, 2, 4, …"""
-        now = time.monotonic()
-        recent = [moment for moment in self._crashes if now - moment < CRASH_WINDOW]
-        if len(recent) <= 1:
-            return 0.0
-        pause = min(MAX_BACK_OFF, 2.0 ** (len(recent) - 2))
-        return max(0.0, recent[-1] + pause - now)
+    def expected(self) -> int:
+        """Requests that wait for the next process."""
+        return self._next.queue if self._next else 0
+
+    @property
+    def incoming(self) -> Admission:
+        """Where a new request waits: at the process that is ready, else for the next one."""
+        if self.state is State.READY and self.admission is not None:
+            return self.admission
+        if self._next is None:
+            self._next = Admission()
+        return self._next
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {"model": self.model.name, "engine": self.adapter.name}
+
+    def serve(self, model: Model, adapter: Adapter) -> None:
+        """Take what the next process shall load; another revision has not crashed yet."""
+        if model.revision != self.model.revision:
+            self.back_off.forget()
+        self.model, self.adapter = model, adapter
 
     def touch(self) -> None:
         """Note a change of users: the time for eviction, and whether anybody is left."""
@@ -109,40 +124,30 @@ class Engine:
         """Start the process and wait until a token came out of it.
 
         Raises:
-            EngineFailed: it ended or took too long; the message has its last lines.
+            ServiceError: it ended, took too long or could not be started; the message has its
+                last lines.
         """
         began = time.monotonic()
-        number = next(_numbers)
-        name = f"{prefix()}{number}"
-        self.socket = self._runtime / f"{name}.sock"
+        name = f"{prefix()}{next(_numbers)}"
+        self.socket = socket = self._runtime / f"{name}.sock"
         self.state = State.STARTING
-        log.info("loading", model=self.model.name, engine=self.adapter.name)
+        log.info("loading", **self._labels)
         process = EngineProcess(
             f"{self.adapter.name}/{self.model.name}", self._runtime / f"{name}.pid"
         )
         self._process = process
         try:
-            self.launched = self.adapter.launch(self.model, self._settings, describe(), self.socket)
-            await process.start(self.launched)
-            await self._until_ready(process)
-        except BaseException as error:
-            await self._abandon(process, error)
+            await self._bring_up(process, socket)
+        except Exception as error:
+            failure = explain(error, self.model.name, self.adapter.name, process.tail)
+            await self._abandon(process, State.FAILED)
+            self.last_error = failure.message
+            log.error("load failed", reason=failure.message, output=process.tail, **self._labels)
+            raise failure from error
+        except asyncio.CancelledError:
+            await self._abandon(process, State.STOPPED)
             raise
-        process.note_pid()
-        self.load_seconds = time.monotonic() - began
-        self.loaded_at = time.time()
-        self.last_error = None
-        self.admission = Admission(self.launched.limits)
-        self.state = State.READY
-        self._count.loaded(self.model.name, self.adapter.name, self.load_seconds)
-        self._watcher = asyncio.create_task(self._watch(process))
-        log.info(
-            "ready",
-            model=self.model.name,
-            engine=self.adapter.name,
-            engine_pid=process.pid,
-            seconds=round(self.load_seconds, 2),
-        )
+        self._open(process, time.monotonic() - began)
 
     async def drain(self) -> None:
         """Finish what is in flight, then stop; new requests wait for a successor."""
@@ -157,75 +162,70 @@ class Engine:
             self._watcher = None
         if self._process is not None:
             await self._process.stop()
-            log.info("unloaded", model=self.model.name, engine=self.adapter.name)
+            log.info("unloaded", **self._labels)
         self._forget(State.STOPPED)
 
-    async def _until_ready(self, process: EngineProcess) -> None:
-        ending = asyncio.create_task(process.wait())
-        probing = asyncio.create_task(self._probe())
+    def give_up(self, reason: ServiceError, state: State = State.FAILED) -> None:
+        """Tell those who wait for the next process that there will be none.
+
+        Args:
+            reason: what they are told.
+            state: of an engine without a process from now on.
+        """
+        if self._process is None:
+            self.state = state
+            self.last_error = reason.message if state is State.FAILED else None
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            waiting.close(reason)
+
+    async def _bring_up(self, process: EngineProcess, socket: Path) -> None:
+        adapter, limit = self.adapter, self._settings.load_timeout
+        body = adapter.completion_body(_WARM_UP, 1)
+        self.launched = adapter.launch(self.model, self._settings, describe(), socket)
         try:
-            done, _ = await asyncio.wait(
-                {ending, probing},
-                timeout=self._settings.load_timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            probing.cancel()
-            ending.cancel()
-        if not done:
-            raise EngineFailed(
-                f"Loading '{self.model.name}' took longer than LOAD_TIMEOUT="
-                f"{self._settings.load_timeout:g} seconds. Raise it, or choose a smaller model.",
-                status=503,
-                code="model_load_failed",
-            )
-        if ending in done:
-            raise self._load_failure(process, f"it exited with status {ending.result()}")
-        if (problem := probing.result()) is not None:
-            raise self._load_failure(process, problem)
+            async with asyncio.timeout(limit):
+                await process.start(self.launched)
+                await until_ready(process, socket, adapter.completion_path, body)
+        except TimeoutError:
+            raise NotReady(
+                f"it was not ready within LOAD_TIMEOUT={limit:g} seconds. Raise it, or choose a "
+                "smaller model"
+            ) from None
 
-    async def _probe(self) -> str | None:
-        while not await healthy(self.socket):
-            await asyncio.sleep(PROBE_INTERVAL)
-        body = self.adapter.completion_body(_WARM_UP, 1)
-        return await first_token(self.socket, self.adapter.completion_path, body)
+    def _open(self, process: EngineProcess, seconds: float) -> None:
+        """Let requests in."""
+        assert self.launched is not None  # noqa: S101 - by _bring_up
+        self.load_seconds = seconds
+        self.loaded_at = time.time()
+        self.last_error = None
+        # Those who waited are in before anybody can think of evicting them.
+        self.admission = self.incoming
+        self._next = None
+        self.state = State.READY
+        self.admission.open(self.launched.limits)
+        self.touch()
+        self._watcher = asyncio.create_task(self._watch(process))
+        self._count.loaded(self.model.name, self.adapter.name, seconds)
+        log.info("ready", engine_pid=process.pid, seconds=round(seconds, 2), **self._labels)
 
-    def _load_failure(self, process: EngineProcess, problem: str) -> EngineFailed:
-        said = " | ".join(process.tail[-4:]) or "(it said nothing)"
-        return EngineFailed(
-            f"'{self.model.name}' could not be loaded by {self.adapter.name}: {problem}. "
-            f"Its last lines: {said}",
-            status=503,
-            code="model_load_failed",
-            retry=False,
-        )
-
-    async def _abandon(self, process: EngineProcess, error: BaseException) -> None:
-        await asyncio.shield(process.stop(grace=0.2))
-        self.last_error = str(error) or type(error).__name__
-        self._forget(State.FAILED)
-        log.error(
-            "load failed",
-            model=self.model.name,
-            engine=self.adapter.name,
-            reason=self.last_error,
-            output=process.tail,
-        )
+    async def _abandon(self, process: EngineProcess, state: State) -> None:
+        await asyncio.shield(process.stop(ABANDON_GRACE))
+        self._forget(state)
 
     async def _watch(self, process: EngineProcess) -> None:
         status = await process.wait()
         self._watcher = None
         self.restarts += 1
-        self._crashes.append(time.monotonic())
+        self.back_off.crashed()
         self.last_error = f"ended by itself with status {status}{_signal_name(status)}"
         log.error(
             "engine crashed",
-            model=self.model.name,
-            engine=self.adapter.name,
             status=status,
             reason=self.last_error,
             in_flight=self.users,
             output=process.tail[-10:],
+            **self._labels,
         )
         self._count.crashed(self.model.name, self.adapter.name)
         was_leaving = self.state is State.DRAINING
@@ -236,7 +236,8 @@ class Engine:
     def _forget(self, state: State) -> None:
         self.state = state
         self._process = None
-        self.socket.unlink(missing_ok=True)
+        if self.socket is not None:
+            self.socket.unlink(missing_ok=True)
         if self.admission is not None:
             self.admission.close()
             self.admission = None

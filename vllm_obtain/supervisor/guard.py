@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -21,10 +22,12 @@ import threading
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Have the kernel kill the engine if even this guard is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before the kernel knew
+            os._exit(128 + signal.SIGKILL)
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -33,6 +36,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _reap(engine: subprocess.Popen[bytes]) -> None:
+    """End with the engine and with its exit status, leaving none of its children."""
     status = engine.wait()
     _signal_group(engine.pid, signal.SIGKILL)
     os._exit(status if status >= 0 else 128 - status)
@@ -47,17 +51,18 @@ def main() -> None:
         command,
         stdin=subprocess.DEVNULL,
         process_group=0,
-        preexec_fn=_die_with_parent,
+        preexec_fn=functools.partial(_die_with_parent, os.getpid()),
     )
     with open(pidfile + ".new", "w") as file:  # noqa: PTH123 - pathlib costs a third of this start
         file.write(str(engine.pid))
     os.replace(pidfile + ".new", pidfile)  # noqa: PTH105 - as above
-    threading.Thread(target=_reap, args=(engine,), daemon=True).start()
+    reaper = threading.Thread(target=_reap, args=(engine,), daemon=True)
+    reaper.start()
     while order := os.read(0, 1):
         if order == b"T":
             _signal_group(engine.pid, signal.SIGTERM)
     _signal_group(engine.pid, signal.SIGKILL)
-    engine.wait()
+    reaper.join()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All engines: who is loaded, who has to go, and who gets a lease.
+"""All engines: who is loaded, and who has to go.
 
 Callers ask for a model to be ready and never decide from its state themselves. Everything here
 runs on the supervisor's one loop.
@@ -7,75 +7,23 @@ runs on the supervisor's one loop.
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.engines import registry
-from vllm_obtain.errors import (
-    EngineFailed,
-    Overloaded,
-    RequestTimeout,
-    ServiceError,
-)
+from vllm_obtain.engines.base import Adapter
+from vllm_obtain.errors import EngineFailed, InternalError, ServiceError
 from vllm_obtain.log import get_logger
-from vllm_obtain.messages import Acquire, Granted, Release
 from vllm_obtain.metrics import Numbers
 from vllm_obtain.settings import Settings
-from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.eviction import Occupant, victims
+from vllm_obtain.supervisor.load_failure import unloaded
 from vllm_obtain.supervisor.states import OCCUPIES, State
 
 log = get_logger("vllm_obtain.models")
-
-# The official SDKs give up on a Retry-After above this many seconds.
-MAX_RETRY_AFTER = 120.0
-
-
-class Lease:
-    """One request's right to use an engine."""
-
-    def __init__(self, pool: Pool, engine: Engine, admission: Admission, ticket: Ticket) -> None:
-        self._pool = pool
-        self._engine = engine
-        self._admission = admission
-        self._ticket = ticket
-        self._over = False
-
-    def granted(self) -> Granted:
-        """Describe the lease to its holder."""
-        engine = self._engine
-        assert engine.launched is not None  # noqa: S101 - only a launched engine is leased
-        return Granted(
-            engine=engine.adapter.name,
-            socket=str(engine.socket),
-            model=engine.model.name,
-            context=engine.launched.limits.context,
-            tokens=self._ticket.granted,
-            loaded_at=engine.loaded_at,
-        )
-
-    def settle(self, prompt_tokens: int) -> None:
-        """Correct the reservation to the prompt's true length."""
-        self._admission.settle(self._ticket, prompt_tokens)
-
-    def extend(self, tokens: int) -> int:
-        """Reserve more tokens; returns how many were granted."""
-        return self._admission.extend(self._ticket, tokens)
-
-    def release(self, release: Release) -> None:
-        """End the lease and count what came of it; a second time does nothing."""
-        if self._over:
-            return
-        self._over = True
-        self._admission.leave(self._ticket)
-        self._engine.touch()
-        self._pool.finished(self._engine, release)
 
 
 class Pool:
@@ -101,163 +49,116 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         # Loads go one after another: two at once would each count on the memory the other takes.
         self._room = asyncio.Lock()
-        self._ended: deque[float] = deque(maxlen=256)
-        self.in_flight = 0
+        self._closing = False
 
     @property
     def engines(self) -> list[Engine]:
         """Every engine that was ever asked for, also those that do not run."""
         return list(self._engines.values())
 
-    def engine_name(self, model: str) -> str:
-        """The engine that serves a model, or would."""
-        engine = self._engines.get(model)
-        if engine is not None:
-            return engine.adapter.name
-        return registry.choose(self._catalogue.find(model), self._settings).name
+    def engine_name(self, name: str) -> str:
+        """The engine that serves a model, or would; raises as `begin` does."""
+        engine = self._engines.get(name)
+        return engine.adapter.name if engine is not None else self._choose(name)[1].name
 
-    def find(self, name: str) -> Model:
-        """Look a model up; raises ModelNotFound."""
-        return self._catalogue.find(name)
+    def identity(self, name: str) -> bytes:
+        """What an answer depends on beside the request: the engine and the model's files.
+
+        Raises:
+            ServiceError: as `begin` does.
+        """
+        engine = self._engines.get(name)
+        if engine is not None and engine.state in OCCUPIES:
+            model, adapter = engine.model, engine.adapter
+        else:
+            model = self._catalogue.find(name)
+            adapter = registry.choose(model, self._settings)
+        return f"{adapter.name}\0{model.revision}\0".encode()
 
     def state(self, name: str) -> State:
         """The state of a model's engine."""
         engine = self._engines.get(name)
         return engine.state if engine is not None else State.STOPPED
 
-    def try_acquire(self, request: Acquire) -> Lease | None:
-        """Give a lease at once if the model is ready and has a place; the common case.
+    def ready(self, name: str) -> Engine | None:
+        """The engine of a model if it is ready; the common case."""
+        engine = self._engines.get(name)
+        return engine if engine is not None and engine.state is State.READY else None
+
+    def summon(self, name: str) -> Engine:
+        """See to it that a model is ready soon; who waits at its `incoming` will hear.
 
         Raises:
-            Overloaded: MAX_CONCURRENT_REQUESTS are running or waiting.
+            ServiceError: as `begin` does.
         """
-        self._check_capacity()
-        engine = self._engines.get(request.model)
-        if engine is None or engine.state is not State.READY or engine.admission is None:
-            return None
-        ticket = Ticket(request.prompt_tokens, request.max_tokens)
-        if not engine.admission.try_enter(ticket):
-            return None
-        self.in_flight += 1
-        engine.touch()
-        return Lease(self, engine, engine.admission, ticket)
+        self.begin(name)
+        return self._engines[self._catalogue.find(name).name]
 
-    async def acquire(self, request: Acquire) -> Lease:
-        """Make the model ready, wait for a place on it, and give a lease.
-
-        Raises:
-            ServiceError: no such model, no engine for it, it failed to load, the timeout
-                passed, or there are too many requests already.
-        """
-        self._check_capacity()
-        self.in_flight += 1
-        try:
-            async with asyncio.timeout(request.timeout):
-                return await self._enter(request)
-        except TimeoutError:
-            self.in_flight -= 1
-            raise RequestTimeout(
-                f"The request waited for '{request.model}' until REQUEST_TIMEOUT. "
-                "Try again when the service is less busy, or raise REQUEST_TIMEOUT.",
-                retry=False,
-            ) from None
-        except BaseException:
-            self.in_flight -= 1
-            raise
-
-    async def ensure_ready(self, name: str) -> Engine:
+    async def load(self, name: str) -> Engine:
         """Load a model unless it is loaded, and wait until it is ready.
 
         Raises:
-            ServiceError: as in `acquire`.
+            ServiceError: as `begin` does, or it failed.
         """
-        while True:
-            engine = self._engines.get(name)
-            if engine is not None and engine.state is State.READY:
-                return engine
-            await asyncio.shield(self.begin(name))
+        if (engine := self.ready(name)) is not None:
+            return engine
+        # It may have to make room again before this goes on: ready once is what was asked.
+        await asyncio.shield(self.begin(name))
+        return self._engines[self._catalogue.find(name).name]
 
     def begin(self, name: str) -> asyncio.Task[None]:
-        """Start loading a model, or join the load under way.
+        """Start loading a model unless it is loaded, or join the load under way.
 
         Raises:
             ModelNotFound: there is no such model.
-            EngineFailed: no engine here can load it.
+            EngineFailed: no engine here can load it, or the service is stopping.
         """
-        if (task := self._loads.get(name)) is not None:
+        if self._closing:
+            raise EngineFailed("The service is stopping.", status=503, retry_after=5)
+        if (task := self._under_way(name)) is not None:
             return task
-        engine = self._engine(self._catalogue.find(name))
-        task = self._spawn(self._load(engine))
-        self._loads[name] = task
-        task.add_done_callback(lambda _: self._loads.pop(name, None))
+        model, adapter = self._choose(name)
+        if (task := self._under_way(model.name)) is not None:
+            return task
+        engine = self._engines.get(model.name) or self._add(model, adapter)
+        task = self._loads[model.name] = self._spawn(self._load(engine))
         return task
 
     async def unload(self, name: str) -> State:
-        """Let a model finish what it has, then unload it.
+        """Let a model finish what it has, then unload it; a load nobody waits for is called off.
 
         Raises:
             ModelNotFound: there is no such model.
         """
-        if (task := self._loads.get(name)) is not None:
-            await asyncio.wait({task})
         engine = self._engines.get(name)
         if engine is None:
             self._catalogue.find(name)
             return State.STOPPED
+        if (load := self._under_way(name)) is not None:
+            if not engine.expected:
+                load.cancel()
+            await asyncio.wait({load})
         if engine.state in OCCUPIES:
             await asyncio.shield(self._leave(engine))
+            return State.STOPPED
         return engine.state
 
     async def close(self) -> None:
-        """End every engine now."""
-        for task in (*self._tasks, *self._loads.values(), *self._leaving.values()):
+        """End every engine now, and take no more requests."""
+        self._closing = True
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(engine.stop() for engine in self.engines), return_exceptions=True)
+        stops = [engine.stop() for engine in self.engines]
+        await asyncio.gather(*self._tasks, *stops, return_exceptions=True)
 
-    def finished(self, engine: Engine, release: Release) -> None:
-        """Count a lease that ended."""
-        self.in_flight -= 1
-        self._ended.append(time.monotonic())
-        self._numbers.released(engine.model.name, engine.adapter.name, release)
+    def _under_way(self, name: str) -> asyncio.Task[None] | None:
+        task = self._loads.get(name)
+        return task if task is not None and not task.done() else None
 
-    def retry_after(self) -> float:
-        """Seconds until a place is likely free, from how fast requests ended in the last minute."""
-        now = time.monotonic()
-        recent = [moment for moment in self._ended if now - moment < 60]
-        if len(recent) < 2:
-            return 5.0
-        seconds_per_request = (now - recent[0]) / len(recent)
-        return min(MAX_RETRY_AFTER, math.ceil(max(1.0, seconds_per_request)))
-
-    def _check_capacity(self) -> None:
-        limit = self._settings.max_concurrent_requests
-        if self.in_flight >= limit:
-            raise Overloaded(
-                f"{self.in_flight} requests are running or waiting, and "
-                f"MAX_CONCURRENT_REQUESTS={limit}. Try again in a moment, or raise it.",
-                retry_after=self.retry_after(),
-            )
-
-    async def _enter(self, request: Acquire) -> Lease:
-        while True:
-            engine = await self.ensure_ready(request.model)
-            admission = engine.admission
-            if admission is None:
-                continue
-            ticket = Ticket(request.prompt_tokens, request.max_tokens)
-            try:
-                await admission.enter(ticket)
-            except EngineGone:
-                continue
-            finally:
-                engine.touch()
-            return Lease(self, engine, admission, ticket)
-
-    def _engine(self, model: Model) -> Engine:
-        """The engine object of a model; it outlives its processes, so that crashes add up."""
-        engine = self._engines.get(model.name)
-        if engine is not None and engine.model.revision == model.revision:
-            return engine
+    def _choose(self, name: str) -> tuple[Model, Adapter]:
+        """Find a model as it is on disk now, and the engine for it."""
+        self._catalogue.models()
+        model = self._catalogue.find(name)
         if model.problem:
             raise EngineFailed(
                 f"'{model.name}' cannot be loaded: {model.problem}",
@@ -265,35 +166,53 @@ class Pool:
                 code="model_broken",
                 retry=False,
             )
-        made = Engine(
-            model,
-            registry.choose(model, self._settings),
-            self._settings,
-            self._runtime,
-            self._numbers,
-            self._restart,
-        )
-        if engine is None or engine.state not in OCCUPIES:
-            self._engines[model.name] = made
-        return self._engines[model.name]
+        return model, registry.choose(model, self._settings)
+
+    def _add(self, model: Model, adapter: Adapter) -> Engine:
+        """Make the engine of a model; it outlives its processes, so that crashes add up."""
+        engine = Engine(model, adapter, self._settings, self._runtime, self._numbers, self._restart)
+        self._engines[model.name] = engine
+        return engine
 
     async def _load(self, engine: Engine) -> None:
-        await asyncio.sleep(engine.back_off)
-        async with self._room:
-            await self._make_room(engine)
-            await engine.start()
+        try:
+            await asyncio.sleep(engine.back_off.left)
+            async with self._room:
+                if engine.state is not State.READY:
+                    await self._make_room(engine)
+                    # Its files may have changed since it was asked for, or since it last ran.
+                    engine.serve(*self._choose(engine.model.name))
+                    await engine.start()
+        except ServiceError as error:
+            engine.give_up(error)
+            raise
+        except asyncio.CancelledError:
+            called_off = unloaded(engine.model.name)
+            engine.give_up(called_off, State.STOPPED)
+            raise called_off from None
+        except Exception:
+            engine.give_up(InternalError("The supervisor failed; errors.log has the details."))
+            raise
 
     async def _make_room(self, newcomer: Engine) -> None:
-        if (leaving := self._leaving.get(newcomer.model.name)) is not None:
-            await asyncio.wait({leaving})
-        occupants = [
-            Occupant(engine.model.name, engine.users, engine.last_used)
-            for engine in self.engines
-            if engine.state in OCCUPIES and engine is not newcomer
-        ]
-        for name in victims(occupants, self._settings.max_concurrent_models):
-            log.info("making room", model=newcomer.model.name, leaving=name)
-            await asyncio.wait({self._leave(self._engines[name])})
+        """Wait until a process of the newcomer may start; see `eviction` for who has to leave."""
+        places = self._settings.max_concurrent_models
+        while True:
+            occupants = [
+                self._occupant(engine)
+                for engine in self.engines
+                if engine.state in OCCUPIES and engine is not newcomer
+            ]
+            if len(occupants) < places and newcomer.model.name not in self._leaving:
+                return
+            for name in victims(occupants, places):
+                log.info("making room", model=newcomer.model.name, leaving=name)
+                self._leave(self._engines[name])
+            await asyncio.wait(self._leaving.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    def _occupant(self, engine: Engine) -> Occupant:
+        name = engine.model.name
+        return Occupant(name, engine.users, engine.last_used, name in self._leaving)
 
     def _leave(self, engine: Engine) -> asyncio.Task[None]:
         name = engine.model.name
@@ -304,10 +223,13 @@ class Pool:
 
     def _restart(self, engine: Engine) -> None:
         async def restart() -> None:
-            await asyncio.sleep(engine.back_off)
+            await asyncio.sleep(engine.back_off.left)
             # Somebody else may have taken its place meanwhile, or a request restarted it.
             if engine.state is State.CRASHED:
-                await asyncio.wait({self.begin(engine.model.name)})
+                try:
+                    await asyncio.wait({self.begin(engine.model.name)})
+                except ServiceError as error:
+                    engine.give_up(error)
 
         self._spawn(restart())
 

@@ -1,11 +1,57 @@
-"""Asking a young engine whether it lives, and for a first token."""
+"""Waiting for a young engine: until it lives, then until a first token came out of it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from vllm_obtain.supervisor.process import EngineProcess
+
+INTERVAL = 0.05
+# Seconds in which an engine that broke off its answer shows whether it has ended.
+LAST_WORDS = 1.0
+# Chunks before the last one carry `"finish_reason":null`.
+_FINISHED = re.compile(rb'"finish_reason":\s*"')
+
+
+class NotReady(Exception):
+    """The engine will give no token; the message says what came instead."""
+
+
+async def until_ready(
+    process: EngineProcess, socket: Path, path: str, body: Mapping[str, Any]
+) -> None:
+    """Wait until an engine has completed a prompt; for ever, if it does not end.
+
+    Args:
+        process: the engine, started.
+        socket: where it will listen.
+        path: its route for completions.
+        body: what to ask it.
+
+    Raises:
+        NotReady: it ended, or answered something else.
+    """
+    ending = asyncio.create_task(process.wait())
+    probing = asyncio.create_task(_completion(socket, path, json.dumps(body).encode()))
+    try:
+        await asyncio.wait({ending, probing}, return_when=asyncio.FIRST_COMPLETED)
+        problem = probing.result() if probing.done() else None
+        if problem is not None:
+            # One that dies breaks its connection before it is seen to be dead.
+            await asyncio.wait({ending}, timeout=LAST_WORDS)
+        if ending.done():
+            raise NotReady(f"it exited with status {ending.result()}")
+        if problem is not None:
+            raise NotReady(problem)
+    finally:
+        ending.cancel()
+        probing.cancel()
 
 
 async def healthy(socket: Path, timeout: float = 2.0) -> bool:
@@ -19,13 +65,10 @@ async def healthy(socket: Path, timeout: float = 2.0) -> bool:
     return answer.startswith(b"HTTP/1.1 200")
 
 
-async def first_token(socket: Path, path: str, body: dict[str, Any]) -> str | None:
-    """Have the engine generate.
-
-    Returns:
-        None when a completion came to its end, otherwise what came instead.
-    """
-    data = json.dumps(body).encode()
+async def _completion(socket: Path, path: str, data: bytes) -> str | None:
+    """Have the engine generate; None when a completion came to its end, else what came instead."""
+    while not await healthy(socket):
+        await asyncio.sleep(INTERVAL)
     head = (
         f"POST {path} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
         f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -33,14 +76,11 @@ async def first_token(socket: Path, path: str, body: dict[str, Any]) -> str | No
     try:
         answer = await _exchange(socket, head.encode() + data)
     except OSError as error:
-        return f"its connection broke: {error}"
-    if (
-        answer.startswith(b"HTTP/1.1 200")
-        and b"finish_reason" in answer
-        and b'"error"' not in answer
-    ):
+        return f"its first answer broke off: {error}"
+    if answer.startswith(b"HTTP/1.1 200") and _FINISHED.search(answer) and b'"error"' not in answer:
         return None
-    return answer[-300:].decode(errors="replace")
+    said = answer[-300:].decode(errors="replace").strip()
+    return f"its first answer was: {said or 'nothing'}"
 
 
 async def _exchange(socket: Path, request: bytes) -> bytes:
@@ -50,3 +90,5 @@ async def _exchange(socket: Path, request: bytes) -> bytes:
         return await reader.read(-1)
     finally:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

@@ -18,7 +18,14 @@ from vllm_obtain.supervisor import guard
 log = get_logger("vllm_obtain.engine")
 
 TAIL_LINES = 40
-STOP_GRACE = 3.0
+LINE_CHARACTERS = 1000
+# Of one line; of a longer one, only its last part is kept.
+MAX_LINE = 1 << 20
+# Seconds between asking an engine to end and killing it, and between that and killing its guard.
+STOP_GRACE = 2.0
+GUARD_GRACE = 2.0
+# Seconds for the last lines to arrive; whoever left the engine's group may hold the pipe open.
+OUTPUT_GRACE = 0.5
 
 
 class EngineProcess:
@@ -32,14 +39,23 @@ class EngineProcess:
     def __init__(self, name: str, pidfile: Path) -> None:
         self._name = name
         self._pidfile = pidfile
+        self._pid: int | None = None
         self._guard: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._orders: int | None = None
+        self._end: asyncio.Task[int] | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.pid: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's own pid, None until the guard has started it."""
+        if self._pid is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._pid = int(self._pidfile.read_text())
+        return self._pid
 
     @property
     def tail(self) -> list[str]:
-        """The engine's last lines of output."""
+        """The engine's last lines of output; all of them once `wait` has returned."""
         return list(self._tail)
 
     async def start(self, launch: Launch) -> None:
@@ -48,24 +64,13 @@ class EngineProcess:
         Raises:
             EngineFailed: the guard itself could not be started.
         """
+        starting = asyncio.create_task(self._start_guard(launch))
         try:
-            self._guard = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-S",
-                "-E",
-                guard.__file__,
-                str(self._pidfile),
-                *launch.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **launch.env},
-                limit=1 << 20,
-            )
-        except OSError as error:
-            raise EngineFailed(f"The engine process could not be started: {error}.") from error
-        self._reader = asyncio.create_task(self._read())
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # asyncio would kill the guard, and on macOS nobody would end the engine.
+            await asyncio.wait({starting})
+            raise
 
     async def wait(self) -> int:
         """Wait for the end.
@@ -73,53 +78,90 @@ class EngineProcess:
         Returns:
             The engine's exit status; 128 + n for one that died of signal n.
         """
-        assert self._guard is not None and self._reader is not None  # noqa: S101 - started
-        status = await self._guard.wait()
-        with contextlib.suppress(TimeoutError):
-            # Whoever inherited the pipe could keep it open; the last lines are there by now.
-            await asyncio.wait_for(asyncio.shield(self._reader), 0.5)
-        if status < 0 and self.pid is not None:
-            self._kill_group()
-        self._pidfile.unlink(missing_ok=True)
-        return status
+        assert self._end is not None  # noqa: S101 - started
+        return await asyncio.shield(self._end)
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
-        """Ask the engine to end, then kill it and everything it started.
+        """Ask the engine to end, then kill it and everything it started. Safe to call twice.
 
         Args:
             grace: seconds between the two.
         """
-        if self._guard is None or self._guard.stdin is None:
+        if self._guard is None or self._end is None:
             return
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            self._guard.stdin.write(b"T")
-            await self._guard.stdin.drain()
-            await asyncio.wait_for(asyncio.shield(self.wait()), grace)
-        self._guard.stdin.close()
+        if self._orders is not None:
+            with contextlib.suppress(OSError):  # it is ending by itself
+                os.write(self._orders, b"T")
+        await asyncio.wait({self._end}, timeout=grace)
+        self._hang_up()
+        await asyncio.wait({self._end}, timeout=GUARD_GRACE)
+        if not self._end.done():  # a guard that was stopped (SIGSTOP) reads nothing
+            with contextlib.suppress(ProcessLookupError):
+                self._guard.kill()
         await self.wait()
 
-    def note_pid(self) -> None:
-        """Read the engine's pid, which the guard has written by the time the engine answers."""
-        with contextlib.suppress(OSError, ValueError):
-            self.pid = int(self._pidfile.read_text())
+    async def _start_guard(self, launch: Launch) -> None:
+        # Pipes of our own: with asyncio's, its `wait` would last until whoever inherited one has
+        # closed it, and a child that an engine left behind may hold the output for ever.
+        (orders, self._orders), (output, theirs) = os.pipe(), os.pipe()
+        command = [sys.executable, "-I", "-S", guard.__file__, str(self._pidfile), *launch.command]
+        try:
+            self._guard = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=orders,
+                stdout=theirs,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **launch.env},
+            )
+        except OSError as error:
+            self._hang_up()
+            os.close(output)
+            raise EngineFailed(f"The engine process could not be started: {error}.") from error
+        finally:
+            os.close(orders)
+            os.close(theirs)
+        self._end = asyncio.create_task(self._finish(self._guard, output))
 
-    async def _read(self) -> None:
-        assert self._guard is not None and self._guard.stdout is not None  # noqa: S101 - started
-        while line := await self._next_line(self._guard.stdout):
-            text = line.decode(errors="replace").rstrip()
-            if self.pid is None:
-                self.note_pid()
+    async def _finish(self, process: asyncio.subprocess.Process, output: int) -> int:
+        stream = asyncio.StreamReader(limit=MAX_LINE)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(output, "rb", 0)
+        )
+        reading = asyncio.create_task(self._read(stream))
+        status = await process.wait()
+        if status < 0:
+            self._kill_group()
+        await asyncio.wait({reading}, timeout=OUTPUT_GRACE)
+        reading.cancel()
+        pipe.close()
+        self._hang_up()
+        self._pidfile.unlink(missing_ok=True)
+        return status
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while line := await _next_line(stream):
+            text = line.decode(errors="replace").rstrip()[:LINE_CHARACTERS]
             if text:
                 self._tail.append(text)
                 log.debug("engine output", engine=self._name, line=text)
 
-    async def _next_line(self, stream: asyncio.StreamReader) -> bytes:
-        try:
-            return await stream.readline()
-        except ValueError:  # a line longer than the buffer: what is left of it is dropped
-            return b"(a line too long to keep)\n"
+    def _hang_up(self) -> None:
+        """Close the pipe that the guard reads: it kills the engine at its end."""
+        orders, self._orders = self._orders, None
+        if orders is not None:
+            os.close(orders)
 
     def _kill_group(self) -> None:
-        # The guard was killed: the kernel ends the engine on Linux, nobody does on macOS.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid or 0, signal.SIGKILL)
+        # The guard was killed. On Linux the kernel ends the engine, but not what it started; on
+        # macOS nobody ends either.
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+async def _next_line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readline()
+    except ValueError:  # a line longer than the buffer: what was read of it is dropped
+        return b"(a line too long to keep)\n"

@@ -17,9 +17,15 @@ from pathlib import Path
 import psutil
 
 from vllm_obtain.errors import StartError
+from vllm_obtain.settings import Settings
 
 BASE = Path("/tmp")  # noqa: S108 - a folder of mode 700 is made below it, and its owner checked
 CONTROL = "control.sock"
+# Settings that only the gateway reads: a change in them leaves engines alone.
+_GATEWAY_ONLY = frozenset(
+    "host workers worker_class worker_connections request_timeout max_body_mb "
+    "enable_caching".split()
+)
 # Beside the folder and never removed: a lock on a removed file locks nothing.
 START_LOCK = ".lock"
 RECYCLE = "recycle"
@@ -59,28 +65,37 @@ def prefix() -> str:
 def sweep(path: Path) -> None:
     """End what a killed supervisor left behind, and remove its sockets and pid files.
 
-    Only a process whose command line names this folder is ended: a pid may have been reused.
+    Only a process whose command line names its own files is ended: a pid may have been reused.
     """
     for pidfile in path.glob("e*.pid"):
+        own = str(pidfile.with_suffix(""))
         with contextlib.suppress(OSError, ValueError, psutil.Error):
             process = psutil.Process(int(pidfile.read_text()))
-            if any(str(path) in argument for argument in process.cmdline()):
+            if any(f"{own}." in argument for argument in process.cmdline()):
                 os.killpg(process.pid, signal.SIGKILL)
     _unlink(path.glob("e*"))
 
 
-def remove(path: Path, control: int) -> None:
+def control_identity(path: Path) -> tuple[int, int] | None:
+    """Tell the control socket in a folder from any other one; None when there is none."""
+    try:
+        found = (path / CONTROL).stat()
+    except OSError:
+        return None
+    # An inode number is free for the next file as soon as a socket is removed.
+    return found.st_ino, found.st_mtime_ns
+
+
+def remove(path: Path, control: tuple[int, int] | None) -> None:
     """Remove what a supervisor made, and the folder if nobody else uses it.
 
     Args:
         path: the instance's folder.
-        control: the inode of this supervisor's control socket; a successor's stays.
+        control: `control_identity` of this supervisor's own socket; a successor's stays.
     """
     _unlink(path.glob(f"{prefix()}*"))
-    socket = path / CONTROL
-    with contextlib.suppress(OSError):
-        if socket.stat().st_ino == control:
-            _unlink([socket, path / RECYCLE])
+    if control is not None and control_identity(path) == control:
+        _unlink([path / CONTROL, path / RECYCLE])
     for level in (path, path.parent):
         with contextlib.suppress(OSError):
             level.rmdir()
@@ -92,10 +107,15 @@ def _unlink(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
-def version() -> str:
-    """Fingerprint the code a supervisor runs, to tell an old one after a reload."""
+def version(settings: Settings) -> str:
+    """Fingerprint what a supervisor runs, to tell an old one after a reload or a restart.
+
+    Args:
+        settings: a service that is started again at once may have been given others, while the
+            supervisor of the one before has not noticed its end yet.
+    """
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(settings.model_dump_json(exclude=set(_GATEWAY_ONLY)).encode())
     for source in sorted(_files(root)):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

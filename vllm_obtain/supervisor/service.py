@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import resource
 import signal
 import socket
@@ -13,23 +14,22 @@ from vllm_obtain import log
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.engines.registry import default_model
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.hardware import sample
-from vllm_obtain.metrics import Numbers
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import runtime
-from vllm_obtain.supervisor.answers import Answers
-from vllm_obtain.supervisor.control import Connection, Desk
-from vllm_obtain.supervisor.owners import Owners
+from vllm_obtain.supervisor.control import Connection
+from vllm_obtain.supervisor.desk import Desk
+from vllm_obtain.supervisor.meter import Meter
 from vllm_obtain.supervisor.pool import Pool
 
 SAMPLE_INTERVAL = 60.0
+REPLACED_INTERVAL = 0.5
 
 _log = log.get_logger("vllm_obtain.supervisor")
 _system = log.get_logger("vllm_obtain.system")
 
 
 def run(settings: Settings, folder: Path, listener: socket.socket, owner: tuple[int, float]) -> int:
-    """Supervise until the last owner is gone.
+    """Supervise until the last owner is gone, or a successor has taken the control socket.
 
     Args:
         settings: the owner's settings.
@@ -42,10 +42,17 @@ def run(settings: Settings, folder: Path, listener: socket.socket, owner: tuple[
     """
     log.configure(settings, "supervisor")
     raise_file_limit()
-    owners = Owners()
-    owners.add(*owner)
-    asyncio.run(_serve(settings, folder, listener, owners))
+    asyncio.run(_serve(settings, folder, listener, owner))
     return 0
+
+
+def fresh_catalogue(models_dir: Path) -> Catalogue:
+    """Make a catalogue that looks at the disk whenever it is asked to, however often.
+
+    The gateway asks for what it has just seen there; a clock that jumps at each look makes every
+    scan a late one.
+    """
+    return Catalogue(models_dir, clock=itertools.count().__next__)
 
 
 def raise_file_limit() -> None:
@@ -57,34 +64,36 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _serve(settings: Settings, folder: Path, listener: socket.socket, owners: Owners) -> None:
-    control = (folder / runtime.CONTROL).stat().st_ino
+async def _serve(
+    settings: Settings, folder: Path, listener: socket.socket, owner: tuple[int, float]
+) -> None:
+    control = runtime.control_identity(folder)
     runtime.sweep(folder)
-    numbers = Numbers()
-    catalogue = Catalogue(settings.models_dir)
-    pool = Pool(settings, catalogue, folder, numbers)
-    desk = Desk(pool, Answers(settings.cache_size), owners, numbers, runtime.version())
+    models = fresh_catalogue(settings.models_dir)
+    desk = Desk(settings, models, folder, runtime.version(settings))
+    desk.owners.add(*owner)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, desk.stop.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server = await loop.create_unix_server(lambda: Connection(desk), sock=listener)
-    sampling = asyncio.create_task(_sample())
+    sampling = asyncio.create_task(_sample(desk.meter))
     try:
         _log.info("supervisor started", folder=str(folder))
-        _preload(pool, catalogue, settings)
-        await _until_the_end(desk, owners)
+        _preload(desk.pool, models, settings)
+        await _until_the_end(desk, folder, control)
     finally:
         sampling.cancel()
         server.close()
-        await pool.close()
+        await desk.pool.close()
+        desk.meter.close()
         runtime.remove(folder, control)
         _log.info("supervisor ended")
 
 
-def _preload(pool: Pool, catalogue: Catalogue, settings: Settings) -> None:
+def _preload(pool: Pool, models: Catalogue, settings: Settings) -> None:
     try:
-        model = default_model(catalogue, settings)
+        model = default_model(models, settings)
         if model is not None:
             pool.begin(model.name)
         else:
@@ -93,18 +102,26 @@ def _preload(pool: Pool, catalogue: Catalogue, settings: Settings) -> None:
         _log.error("the default model cannot be loaded", reason=error.message)
 
 
-async def _until_the_end(desk: Desk, owners: Owners) -> None:
+async def _until_the_end(desk: Desk, folder: Path, control: tuple[int, int] | None) -> None:
     ends = {
         asyncio.create_task(desk.stop.wait()),
-        asyncio.create_task(owners.until_gone()),
+        asyncio.create_task(desk.owners.until_gone()),
+        asyncio.create_task(_until_replaced(folder, control)),
     }
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for task in ends:
         task.cancel()
 
 
-async def _sample() -> None:
-    sample()  # the first reading of CPU time is the base of the next
+async def _until_replaced(folder: Path, control: tuple[int, int] | None) -> None:
+    """Wait until the control socket is another's, who took this supervisor for dead, or gone."""
+    while runtime.control_identity(folder) == control:
+        await asyncio.sleep(REPLACED_INTERVAL)
+    _log.warning("the control socket is no longer ours", folder=str(folder))
+
+
+async def _sample(meter: Meter) -> None:
+    await meter.read()  # the first reading of CPU time is the base of the next
     while True:
         await asyncio.sleep(SAMPLE_INTERVAL)
-        _system.info("sample", **sample())
+        _system.info("sample", **(await meter.read()).system)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from vllm_obtain.catalogue import Catalogue, Model
+from vllm_obtain.engines.llama_cpp import LlamaCpp
+from vllm_obtain.engines.llama_cpp_sizing import MAX_SLOTS, size
+from vllm_obtain.hardware import Machine
+from vllm_obtain.protocol.parse import parse_chat, parse_completion
+from vllm_obtain.settings import Settings
+
+GIB = 2**30
+
+
+def machine(memory: int = 16 * GIB, cores: int = 8) -> Machine:
+    return Machine("Linux", "x86_64", "CPU", cores, 2 * cores, cores, memory)
+
+
+def settings(**env: str) -> Settings:
+    return Settings.load({"DEVICE_TYPE": "cpu"} | {k.upper(): v for k, v in env.items()})
+
+
+def model(folder: Path, **metadata: Any) -> Model:
+    write_gguf(folder / "a.gguf", {name.replace("__", "."): v for name, v in metadata.items()})
+    return Catalogue(folder).find("a")
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    """The body that llama.cpp gets for a chat request."""
+    asked = {"messages": [{"role": "user", "content": "x"}], **fields}
+    request = parse_chat(json.dumps(asked).encode())
+    return LlamaCpp().chat_body(request, request.token_limit)
+
+
+def test_a_chat_body_spells_everything_out() -> None:
+    assert chat() == {
+        "messages": [{"role": "user", "content": "x"}],
+        "stream": True,
+        "return_progress": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": -1,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "top_k": 40,
+        "min_p": 0.05,
+        "repeat_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"temperature": 0}, {"temperature": 0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}),
+        ({"top_p": 0.5}, {"temperature": 1.0, "top_p": 0.5, "top_k": 0, "min_p": 0.0}),
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"max_tokens": 7}, {"max_tokens": 7}),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, {"max_tokens": 9}),
+        ({"seed": 5}, {"seed": 5}),
+        ({"seed": 0}, {"seed": 0}),
+        ({"seed": -1}, {"seed": 0xFFFFFFFE}),  # its own -1 would draw a seed
+        ({"seed": 2**32 + 3}, {"seed": 3}),
+        ({"stop": "x"}, {"stop": "x"}),
+        ({"stop": ["x", "y"]}, {"stop": ["x", "y"]}),
+        ({"logit_bias": {"5": -100}}, {"logit_bias": [[5, -100]]}),
+        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}),
+        ({"presence_penalty": -1}, {"presence_penalty": -1}),
+        ({"logprobs": True}, {"logprobs": True, "top_logprobs": 1}),
+        ({"logprobs": True, "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+    ],
+)
+def test_values(given: dict[str, Any], sent: dict[str, Any]) -> None:
+    body = chat(**given)
+    assert {name: body[name] for name in sent} == sent
+
+
+@pytest.mark.parametrize(("logprobs", "sent"), [(0, 1), (1, 1), (5, 5)])
+def test_log_probabilities_of_a_completion(logprobs: int, sent: int) -> None:
+    request = parse_completion(json.dumps({"prompt": "x", "logprobs": logprobs}).encode())
+    assert LlamaCpp().completion_body(request, 5)["logprobs"] == sent
+
+
+@pytest.mark.parametrize("prompt", ["text", [1, 2, 3]])
+def test_a_completion_body(prompt: Any) -> None:
+    request = parse_completion(json.dumps({"prompt": prompt}).encode())
+    body = LlamaCpp().completion_body(request, 5)
+    assert (body["prompt"], body["max_tokens"]) == (prompt, 5)
+
+
+def test_the_command_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    launch = LlamaCpp().launch(model(tmp_path), settings(), machine(), Path("/run/x.sock"))
+    program, *options, script, config = launch.command
+    assert program == sys.executable
+    assert "-P" in options
+    assert script.endswith("llama_cpp_server.py")
+    assert json.loads(config)["socket"] == "/run/x.sock"
+    assert json.loads(config)["n_parallel"] == launch.limits.slots
+
+
+def test_a_small_model_gets_the_room_it_can_use(tmp_path: Path) -> None:
+    plan = size(model(tmp_path), settings(max_concurrent_requests="8"), machine())
+    assert plan.limits.slots == plan.parameters["n_parallel"] == 8
+    assert plan.limits.context == 512, "what it was trained for"
+    assert plan.limits.pool_tokens == 8 * 1024
+    assert plan.parameters["n_ctx"] > plan.limits.pool_tokens, "a batch fits beside it"
+
+
+def test_slots_are_bounded(tmp_path: Path) -> None:
+    plan = size(model(tmp_path), settings(max_concurrent_requests="5000"), machine())
+    assert plan.limits.slots == MAX_SLOTS
+
+
+def test_little_memory_makes_the_pool_and_the_context_smaller(tmp_path: Path) -> None:
+    long = model(tmp_path, llama__context_length=100_000)
+    assert long.header is not None
+    per_token = long.header.kv_bytes_per_token()
+    assert per_token is not None
+    plan = size(long, settings(), machine(memory=per_token * 20_000 * 5))
+    assert plan.limits.pool_tokens == 20_000
+    assert plan.limits.context == 20_000
+
+
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_threads_leave_the_gateway_a_core(tmp_path: Path, cores: int) -> None:
+    plan = size(model(tmp_path), settings(), machine(cores=cores))
+    assert plan.parameters["threads"] == max(1, cores - 1)
+    assert plan.parameters["threads_batch"] == cores
+    assert plan.parameters["n_gpu_layers"] == 0

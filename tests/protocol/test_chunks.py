@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vllm_obtain.errors import (
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ServiceError,
+)
+from vllm_obtain.protocol.chunks import read_chunk, read_error
+from vllm_obtain.protocol.events import Delta, Event, Finish, Progress, Usage
+
+
+def choice(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "finish_reason": finish, **fields}]}
+
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+PROGRESS = {"total": 9, "cache": 2, "processed": 4, "time_ms": 7}
+CACHED = {"prompt_tokens_details": {"cached_tokens": 4}}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "events"),
+    [
+        ({}, []),
+        ({"choices": []}, []),
+        (choice(delta={"role": "assistant", "content": None}), []),
+        (choice(delta={"content": ""}), []),
+        (choice(delta={"content": "hi"}), [Delta("hi")]),
+        (choice(text="hi"), [Delta("hi")]),
+        (choice(delta={"content": "hi"}, logprobs={"x": 1}), [Delta("hi", {"x": 1})]),
+        (choice("stop", delta={}), [Finish("stop")]),
+        (choice("length", delta={"content": "hi"}), [Delta("hi"), Finish("length")]),
+        ({"choices": [], "usage": USAGE}, [Usage(5, 3)]),
+        ({"usage": {**USAGE, **CACHED}}, [Usage(5, 3, 4)]),
+        ({"usage": {**USAGE, "prompt_tokens_details": {"cached_tokens": None}}}, [Usage(5, 3)]),
+        ({"usage": None}, []),
+        ({**choice(delta={}), "prompt_progress": PROGRESS}, [Progress(9, 4, 2)]),
+        ({**choice("stop", text="x"), "usage": USAGE}, [Delta("x"), Finish("stop"), Usage(5, 3)]),
+        ({**choice(text="x"), "id": "1", "timings": {"a": 1}, "unknown": []}, [Delta("x")]),
+    ],
+)
+def test_chunks(chunk: dict[str, Any], events: list[Event]) -> None:
+    assert read_chunk(json.dumps(chunk).encode()) == events
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"choices": 5}', b'{"choices": [{"text": "\xff"}]}', b"null"]
+)
+def test_chunks_that_cannot_be_read(data: bytes) -> None:
+    with pytest.raises(EngineFailed, match="cannot be read"):
+        read_chunk(data)
+
+
+CONTEXT = {"type": "exceed_context_size_error", "n_prompt_tokens": 900, "n_ctx": 512}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected", "text"),
+    [
+        ({"code": 400, "message": "no"}, 400, InvalidRequest, "refused the request: no"),
+        ({"code": 400, "message": "no"}, None, InvalidRequest, "no"),
+        ({"code": "x", "message": "no"}, 422, InvalidRequest, "no"),
+        ({"code": 500, "message": "boom"}, 500, EngineFailed, "failed: boom"),
+        ({"code": None}, 503, EngineFailed, "unknown error"),
+        ({**CONTEXT, "code": 400}, 400, ContextLengthExceeded, "512 tokens, but the prompt has"),
+        (CONTEXT, None, ContextLengthExceeded, "at least 389 tokens"),
+    ],
+)
+def test_errors(
+    error: dict[str, Any], status: int | None, expected: type[ServiceError], text: str
+) -> None:
+    data = json.dumps({"error": error}).encode()
+    if status is None:
+        with pytest.raises(expected, match=text):
+            read_chunk(data)
+    else:
+        made = read_error(data, status)
+        assert type(made) is expected
+        assert text in made.message
+
+
+@pytest.mark.parametrize("body", [b"", b"Bad Gateway", b'{"detail": "x"}', b'{"error": "x"}'])
+def test_error_answers_that_are_no_error_objects(body: bytes) -> None:
+    made = read_error(body, 502)
+    assert type(made) is EngineFailed
+    assert "502" in made.message

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.supervisor.helpers import in_loop, turn
+from vllm_obtain.errors import EngineFailed
+from vllm_obtain.messages import Limits
+from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
+
+LIMITS = Limits(slots=4, pool_tokens=1000, context=400)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "reserved", "granted"),
+    [
+        (10, 20, 30, 20),
+        (10, 1000, 400, 390),  # no more than the context holds
+        (500, 10, 400, 0),  # the bound is too high: the engine will tell
+        (399, None, 400, 1),
+        (0, None, 256, 256),
+        (200, None, 400, 200),
+    ],
+)
+def test_what_one_request_reserves(
+    prompt: int, wanted: int | None, reserved: int, granted: int
+) -> None:
+    places, ticket = Admission(LIMITS), Ticket(prompt, wanted)
+    assert places.try_enter(ticket)
+    assert (places.reserved, ticket.granted) == (reserved, granted)
+    places.leave(ticket)
+    places.leave(ticket)
+    assert (places.reserved, places.in_flight) == (0, 0)
+
+
+def test_an_open_end_takes_a_share_of_a_large_pool() -> None:
+    places = Admission(Limits(slots=4, pool_tokens=100_000, context=50_000))
+    ticket = Ticket(1000, None)
+    assert places.try_enter(ticket)
+    assert ticket.granted == 99_000 // 4
+
+
+def test_a_context_larger_than_the_pool_can_be_used_up_to_the_pool() -> None:
+    places = Admission(Limits(slots=4, pool_tokens=100, context=400))
+    ticket = Ticket(300, 300)
+    assert places.try_enter(ticket)
+    assert places.reserved == 100
+
+
+def test_slots_and_tokens_both_count() -> None:
+    few_slots = Admission(Limits(slots=1, pool_tokens=1000, context=400))
+    assert few_slots.try_enter(Ticket(1, 1))
+    assert not few_slots.try_enter(Ticket(1, 1))
+    few_tokens = Admission(Limits(slots=9, pool_tokens=1000, context=600))
+    assert few_tokens.try_enter(Ticket(300, 300))
+    assert not few_tokens.try_enter(Ticket(300, 300))
+    assert few_tokens.try_enter(Ticket(100, 300))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "true_prompt", "reserved", "granted"),
+    [(100, 50, 150, 100), (300, 50, 350, 300), (300, 200, 400, 200), (None, 50, 150, 100)],
+)
+def test_settling(wanted: int | None, true_prompt: int, reserved: int, granted: int) -> None:
+    places, ticket = Admission(LIMITS), Ticket(300, wanted)
+    places.try_enter(ticket)
+    places.settle(ticket, true_prompt)
+    assert (places.reserved, ticket.granted) == (reserved, granted)
+    places.leave(ticket)
+    assert places.reserved == 0
+    places.settle(ticket, 7)
+    assert places.reserved == 0
+
+
+def test_extending_ends_at_the_pool_even_if_somebody_waits() -> None:
+    places, ticket = Admission(LIMITS), Ticket(100, None)
+    places.try_enter(ticket)
+    assert places.extend(ticket, 512) == 512
+    assert places.extend(ticket, 512) == 1000 - 512 - 100 - 256
+    assert places.extend(ticket, 512) == 0
+    assert places.reserved == 1000
+    places.leave(ticket)
+    assert places.reserved == 0
+    assert places.extend(ticket, 1) == 0
+
+
+@in_loop
+async def test_nobody_overtakes() -> None:
+    places = Admission(Limits(slots=2, pool_tokens=1000, context=1000))
+    running, large, small = Ticket(500, 0), Ticket(600, 0), Ticket(1, 1)
+    places.try_enter(running)
+    order: list[str] = []
+
+    async def enter(name: str, ticket: Ticket) -> None:
+        await places.enter(ticket)
+        order.append(name)
+
+    tasks = [asyncio.create_task(enter("large", large)), asyncio.create_task(enter("small", small))]
+    await turn()
+    assert (order, places.queue, places.in_flight) == ([], 2, 1)
+    assert not places.try_enter(Ticket(1, 1))
+    places.leave(running)
+    await asyncio.gather(*tasks)
+    assert (order, places.queue, places.in_flight) == (["large", "small"], 0, 2)
+
+
+@in_loop
+async def test_settling_and_leaving_the_queue_let_others_in() -> None:
+    places = Admission(Limits(slots=3, pool_tokens=1000, context=1000))
+    running, large, small = Ticket(500, 0), Ticket(600, 0), Ticket(300, 0)
+    places.try_enter(running)
+    first, second = (asyncio.create_task(places.enter(ticket)) for ticket in (large, small))
+    await turn()
+    first.cancel()
+    await second
+    third = asyncio.create_task(places.enter(large))
+    await turn()
+    assert not third.done()
+    places.settle(running, 100)
+    await third
+
+
+@in_loop
+async def test_places_that_open_later() -> None:
+    places = Admission()
+    tickets = [Ticket(10, 10) for _ in range(6)]
+    tasks = [asyncio.create_task(places.enter(ticket)) for ticket in tickets]
+    await turn()
+    assert (places.queue, places.in_flight) == (6, 0)
+    tasks[1].cancel()
+    await turn()
+    places.open(LIMITS)
+    assert (places.queue, places.in_flight) == (1, 4), "they are in before they have run"
+    await asyncio.gather(tasks[0], *tasks[2:5])
+    places.leave(tickets[0])
+    await tasks[5]
+
+
+@in_loop
+async def test_closing_sends_those_who_wait_away() -> None:
+    places = Admission(Limits(slots=1, pool_tokens=100, context=100))
+    running = Ticket(1, 1)
+    places.try_enter(running)
+    waiting = asyncio.create_task(places.enter(Ticket(1, 1)))
+    await turn()
+    places.close()
+    with pytest.raises(EngineGone):
+        await waiting
+    with pytest.raises(EngineGone):
+        await places.enter(Ticket(1, 1))
+    places.leave(running)
+    assert not places.try_enter(Ticket(1, 1))
+
+
+@in_loop
+async def test_closing_with_a_reason() -> None:
+    places = Admission()
+    waiting = asyncio.create_task(places.enter(Ticket(1, 1)))
+    await turn()
+    places.close(EngineFailed("no such file"))
+    with pytest.raises(EngineFailed, match="no such file"):
+        await waiting

@@ -1,0 +1,165 @@
+"""Finding, starting and replacing the supervisor, and talking to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import write_model
+from tests.supervisor.helpers import asking, descriptors, lives
+from tests.supervisor.instance import Instance, eventually, wait_until_gone
+from vllm_obtain.errors import ServiceError
+from vllm_obtain.messages import Done, Granted, Load, Recall, Status, StatusReply
+from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
+
+Make = Callable[..., Instance]
+
+
+def test_many_workers_start_one_supervisor(instances: Make) -> None:
+    it = instances()
+    pids: list[int] = []
+
+    def work() -> None:
+        worker = Supervisor(it.settings, os.getpid())
+        worker.ensure_running(replace=True)
+        pids.append(worker.ask(Status(), StatusReply).pid)
+
+    workers = [threading.Thread(target=work) for _ in range(5)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert pids == [it.status().pid] * 5
+
+
+def test_one_that_was_killed_is_started_again(instances: Make, models: Path) -> None:
+    write_model(models, "a")
+    it = instances()
+    first = it.start()
+    engine = it.load("a").pid
+    os.kill(first, signal.SIGKILL)
+    wait_until_gone(first, engine)
+    with it.supervisor.line() as line:
+        assert line.ask(asking("a"), Granted, 10).model == "a"
+    assert it.status().pid != first
+    assert [path.name for path in it.folder.glob("e*.pid")] == [f"e{it.status().pid}-1.pid"], (
+        "what was left is swept away"
+    )
+
+
+def test_one_that_runs_other_code_or_settings_is_replaced(instances: Make, models: Path) -> None:
+    write_model(models, "a")
+    it = instances()
+    first, engine = it.start(), it.load("a").pid
+    other = Supervisor(it.settings.model_copy(update={"max_concurrent_models": 3}), os.getpid())
+    other.ensure_running()
+    assert it.status().pid == first, "a worker that lives keeps to what runs"
+    other.ensure_running(replace=True)
+    second = it.status().pid
+    assert second != first
+    assert not lives(first)
+    assert not lives(engine)
+    other.ensure_running(replace=True)
+    assert it.status().pid == second, "the settings came through: it is the one that was wanted"
+
+
+def test_one_that_speaks_another_language_is_replaced(instances: Make) -> None:
+    it = instances()
+    it.start()
+    it.stop()
+    old = _Stranger(it.folder / "control.sock")
+    it.supervisor.ensure_running(replace=True)
+    assert it.status().pid != os.getpid()
+    old.close()
+
+
+def test_a_supervisor_that_cannot_be_started(
+    instances: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = instances()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(SupervisorLost) as caught:
+        it.supervisor.line()
+    assert caught.value.status == 503
+    assert caught.value.code == "supervisor_unavailable"
+
+
+def test_talking_over_a_line(instances: Make, models: Path, tmp_path: Path) -> None:
+    write_model(models, "a", slow_start=tmp_path / "never")
+    it = instances()
+    it.start()
+    with it.supervisor.line() as line, pytest.raises(TimeoutError):
+        line.ask(Load("a", True), Done, 0.05)
+    with it.supervisor.line() as line, pytest.raises(ServiceError, match="does not exist"):
+        line.ask(Load("nothing", True), Done, 5)
+    with it.supervisor.line() as line, pytest.raises(ConnectionError, match="unexpected answer"):
+        line.ask(Recall("a", b"k"), Done, 5)
+    with pytest.raises(SupervisorLost):
+        it.supervisor.ask(Load("a", True), Done, 0.05)
+
+
+def test_interrupting_a_line_ends_its_wait(instances: Make, models: Path, tmp_path: Path) -> None:
+    write_model(models, "a", slow_start=tmp_path / "never")
+    it = instances()
+    it.start()
+    line = it.supervisor.line()
+    ends: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            line.ask(asking("a"), Granted)
+        except OSError as error:
+            ends.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    eventually(lambda: it.status().in_flight == 1)
+    line.interrupt()
+    waiting.join(5)
+    line.close()
+    assert len(ends) == 1
+    eventually(lambda: it.status().in_flight == 0)
+
+
+def test_no_descriptor_is_left(instances: Make, models: Path) -> None:
+    write_model(models, "a")
+    it = instances()
+    it.start()
+    it.load("a")
+    before = descriptors()
+    for _ in range(200):
+        with Line(it.folder / "control.sock") as line:
+            line.ask(asking("a"), Granted, 5)
+    assert descriptors() == before
+    eventually(lambda: it.status().in_flight == 0)
+
+
+class _Stranger:
+    """Something that listens on the control socket and hangs up on everybody."""
+
+    def __init__(self, path: Path) -> None:
+        import socket
+
+        path.parent.mkdir(exist_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
+        try:
+            while True:
+                client, _ = self._socket.accept()
+                client.sendall(b"\0\0\0\1\xff")
+                client.close()
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self._socket.close()

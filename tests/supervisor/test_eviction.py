@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from vllm_obtain.supervisor.eviction import Occupant, victims
+
+IDLE_OLD, IDLE_NEW = Occupant("idle-old", 0, 1), Occupant("idle-new", 0, 9)
+BUSY_OLD, BUSY_NEW = Occupant("busy-old", 2, 0), Occupant("busy-new", 1, 8)
+LEAVING = Occupant("leaving", 3, 0, leaving=True)
+
+
+@pytest.mark.parametrize(
+    ("occupants", "places", "expected"),
+    [
+        ([], 1, []),
+        ([IDLE_NEW], 2, []),
+        ([IDLE_NEW], 1, ["idle-new"]),
+        ([IDLE_NEW, IDLE_OLD], 2, ["idle-old"]),
+        ([IDLE_NEW, BUSY_OLD], 2, ["idle-new"]),
+        ([BUSY_NEW, BUSY_OLD], 2, ["busy-old"]),
+        ([BUSY_NEW, IDLE_NEW, IDLE_OLD], 1, ["idle-old", "idle-new", "busy-new"]),
+        ([LEAVING, IDLE_NEW], 2, []),
+        ([LEAVING, IDLE_NEW], 1, ["idle-new"]),
+        ([LEAVING], 1, []),
+    ],
+)
+def test_victims(occupants: list[Occupant], places: int, expected: list[str]) -> None:
+    assert victims(occupants, places) == expected

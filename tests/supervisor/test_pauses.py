@@ -1,0 +1,68 @@
+"""How long an engine that crashes is left alone, and when a client that was refused comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_obtain.supervisor.back_off import BackOff
+from vllm_obtain.supervisor.drain_rate import DrainRate
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_pause_grows_with_each_crash_and_ends() -> None:
+    clock = Clock()
+    back_off = BackOff(clock)
+    pauses = [back_off.left]
+    for _ in range(9):
+        back_off.crashed()
+        pauses.append(back_off.left)
+    assert pauses == [0, 0, 1, 2, 4, 8, 16, 30, 30, 30]
+    clock.now += 29
+    assert back_off.left == 1
+    clock.now += 100
+    assert back_off.left == 0
+
+
+def test_old_crashes_do_not_count() -> None:
+    clock = Clock()
+    back_off = BackOff(clock)
+    for _ in range(5):
+        back_off.crashed()
+    clock.now += 301
+    back_off.crashed()
+    assert back_off.left == 0
+    back_off.crashed()
+    assert back_off.left == 1
+    back_off.forget()
+    assert back_off.left == 0
+
+
+@pytest.mark.parametrize(
+    ("ends", "seconds"),
+    [
+        ([], 5),
+        ([-1], 5),
+        ([-100, -90], 5),  # too long ago
+        ([-10, -5], 5),
+        ([-59, -1], 30),
+        ([-0.2, -0.1], 1),
+        ([-1.0] * 300, 1),
+    ],
+)
+def test_seconds_until_a_place_is_free(ends: list[float], seconds: float) -> None:
+    clock = Clock()
+    rate = DrainRate(clock)
+    for end in ends:
+        clock.now = 1000 + end
+        rate.ended()
+    clock.now = 1000
+    assert rate.seconds_per_request == seconds

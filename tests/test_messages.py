@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from vllm_obtain import errors, messages
+from vllm_obtain.messages import EngineStatus, Message, Refused, Served
+from vllm_obtain.supervisor.wire import Frames, frame
+
+ENGINE = EngineStatus(
+    engine="fake",
+    model="ä",
+    state="ready",
+    pid=5,
+    memory_bytes=2**40,
+    in_flight=1,
+    queue=0,
+    restarts=0,
+    last_error=None,
+    slots=4,
+    context=None,
+    tokens_reserved=0,
+    tokens_pool=None,
+    load_seconds=0.5,
+    idle_seconds=None,
+)
+SAID: list[Message] = [
+    messages.Join("v", 1, 1.5),
+    messages.Acquire("a", 5, None, 0.5),
+    messages.Settle(7),
+    messages.Extend(512),
+    messages.Release("stop", 1, 2, 3, 0.5, 1.5),
+    messages.Release("cancelled"),
+    messages.Load("a", True),
+    messages.Unload("a"),
+    messages.Status(),
+    messages.Metrics(),
+    messages.Report([Served("/", "GET", 200, 0.1), Served("/x", "POST", 500, 2, "hit")]),
+    messages.Recall("a", b"\0\xff"),
+    messages.Remember(b"\0\xff"),
+    messages.Stop(),
+]
+ANSWERED: list[Message] = [
+    messages.Welcome("v", 1),
+    messages.Granted("fake", "/s", "a", 512, 5, 1.5),
+    messages.Extended(0),
+    messages.Done("fake", "ready"),
+    messages.StatusReply(1, 2.5, [ENGINE], {"cpu_percent": 1.0}, 3, {"entries": 1}),
+    messages.MetricsReply("# HELP\n"),
+    messages.Remembered(b"\xff"),
+    messages.Lead(),
+    Refused("no", 400, "invalid_request_error", "c", "p", 1.5, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind"),
+    [(message, messages.Request) for message in SAID]
+    + [(message, messages.Reply) for message in ANSWERED],
+)
+def test_messages_arrive_as_they_were_sent(sent: Message, kind: Any) -> None:
+    (body,) = Frames().feed(frame(sent))
+    assert msgspec.msgpack.Decoder(kind).decode(body) == sent
+
+
+def test_every_message_is_tried_above() -> None:
+    assert {type(message) for message in SAID} == set(get_args(messages.Request))
+    assert {type(message) for message in ANSWERED} == set(get_args(messages.Reply))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ModelNotFound("x", ["a"]),
+        errors.Overloaded("full", retry_after=7.5),
+        errors.EngineFailed("no", status=503, code="model_load_failed", retry=False),
+        errors.RequestTimeout("late"),
+        errors.ContextLengthExceeded(9, 5),
+        errors.ServiceError("plain"),
+    ],
+)
+def test_an_error_arrives_as_it_was_raised(error: errors.ServiceError) -> None:
+    (body,) = Frames().feed(frame(Refused.of(error)))
+    made = msgspec.msgpack.Decoder(Refused).decode(body).error()
+    fields = ["message", "status", "type", "code", "param", "retry_after", "retry"]
+    assert [getattr(made, name) for name in fields] == [getattr(error, name) for name in fields]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.test_messages import ENGINE
+from vllm_obtain.messages import Release, Served
+from vllm_obtain.metrics import PREFIX, Gauges, Numbers
+
+MODEL = {"model": "m", "engine": "e"}
+
+
+class Scrape:
+    """What a scrape says, and how to ask it."""
+
+    def __init__(self, numbers: Numbers, **now: Any) -> None:
+        gauges = Gauges(
+            now.get("engines", []),
+            now.get("system", {}),
+            now.get("uptime", 1.5),
+            now.get("in_flight", 0),
+            now.get("cache", {}),
+        )
+        self.text = numbers.text(gauges)
+        self.families = list(text_string_to_metric_families(self.text))
+
+    def value(self, name: str, **labels: str) -> float | None:
+        for family in self.families:
+            for sample in family.samples:
+                if sample.name == f"{PREFIX}_{name}" and sample.labels == labels:
+                    return sample.value
+        return None
+
+
+def test_requests() -> None:
+    numbers = Numbers()
+    numbers.served([Served("/a", "GET", 200, 0.02), Served("/a", "GET", 200, 3.0)])
+    numbers.served([Served("/b", "POST", 503, 1.0, "miss"), Served("/b", "POST", 200, 0, "hit")])
+    scrape = Scrape(numbers)
+    assert scrape.value("http_requests_total", route="/a", method="GET", status="200") == 2
+    assert scrape.value("http_requests_total", route="/b", method="POST", status="503") == 1
+    name = "http_request_duration_seconds"
+    assert scrape.value(f"{name}_sum", route="/a", status="200") == pytest.approx(3.02)
+    assert scrape.value(f"{name}_bucket", route="/a", status="200", le="0.025") == 1
+    assert scrape.value("response_cache_requests_total", result="hit") == 1
+
+
+def test_generations() -> None:
+    numbers = Numbers()
+    numbers.released("m", "e", Release("stop", 10, 4, 21, 0.25, 2.0))
+    numbers.released("m", "e", Release("length", 5, 0, 1, 0.25, 0.0))
+    numbers.released("m", "e", Release("cancelled"))
+    scrape = Scrape(numbers)
+    for outcome in ("stop", "length", "cancelled"):
+        assert scrape.value("inference_requests_total", **MODEL, outcome=outcome) == 1
+    assert scrape.value("prompt_tokens_total", **MODEL) == 15
+    assert scrape.value("prompt_tokens_cached_total", **MODEL) == 4
+    assert scrape.value("generation_tokens_total", **MODEL) == 22
+    assert scrape.value("time_to_first_token_seconds_count", **MODEL) == 2
+    assert scrape.value("generation_tokens_per_second_count", **MODEL) == 1, "one token has no pace"
+    assert scrape.value("generation_tokens_per_second_sum", **MODEL) == 10
+
+
+def test_engines() -> None:
+    numbers = Numbers()
+    numbers.loaded("m", "e", 2.0)
+    numbers.crashed("m", "e")
+    other = msgspec.structs.replace(ENGINE, model="b", queue=3, memory_bytes=None)
+    now = {"system": {"cpu_percent": 12.5}, "in_flight": 4, "cache": {"entries": 2, "bytes": 9}}
+    scrape = Scrape(numbers, engines=[ENGINE, other], **now)
+    assert scrape.value("model_load_seconds_sum", **MODEL) == 2
+    assert scrape.value("engine_restarts_total", **MODEL) == 1
+    assert scrape.value("engine_memory_bytes", model="ä", engine="fake") == 2**40
+    assert scrape.value("engine_memory_bytes", model="b", engine="fake") is None
+    assert scrape.value("engine_queue", model="b", engine="fake") == 3
+    assert scrape.value("system_cpu_percent") == 12.5
+    assert scrape.value("requests_in_flight") == 4
+    assert scrape.value("response_cache_entries") == 2
+    assert scrape.value("supervisor_uptime_seconds") == 1.5
+
+
+def test_every_family_is_there_once_and_has_no_creation_times() -> None:
+    numbers = Numbers()
+    numbers.served([Served("/a", "GET", 200, 0.02, "hit")])
+    numbers.released("m", "e", Release("stop", 10, 4, 21, 0.25, 2.0))
+    names = [family.name for family in Scrape(numbers, engines=[ENGINE]).families]
+    assert len(names) == len(set(names))
+    assert not [name for name in names if name.endswith("_created")]
+    assert all(name.startswith(f"{PREFIX}_") for name in names)
+
+
+def test_names_that_need_escaping() -> None:
+    numbers = Numbers()
+    numbers.released('a"b\\c\nd', "e", Release("stop", completion_tokens=1))
+    found = Scrape(numbers).value("generation_tokens_total", model='a"b\\c\nd', engine="e")
+    assert found == 1

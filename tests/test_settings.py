@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from vllm_obtain.errors import SettingsError
+from vllm_obtain.settings import Settings, load_settings
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / ".env.example"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PORT", "0", "greater than or equal to 1"),
+        ("PORT", "65536", "less than or equal to 65535"),
+        ("PORT", "http", "a valid integer"),
+        ("PORT", "1.5", "a valid integer"),
+        ("DEBUG", "maybe", "a valid boolean"),
+        ("WORKERS", "0", "greater than or equal to 1"),
+        ("WORKERS", "257", "less than or equal to 256"),
+        ("WORKER_CLASS", "sync", "'gevent'"),
+        ("WORKER_CONNECTIONS", "15", "greater than or equal to 16"),
+        ("INFERENCE_ENGINE", "tpu", "auto, mlx, vllm, llama_cpp"),
+        ("EXTRA_ENGINES", "fake", "name=module:Class"),
+        ("EXTRA_ENGINES", "fake=module", "name=module:Class"),
+        ("EXTRA_ENGINES", "=module:Class", "name=module:Class"),
+        ("EXTRA_ENGINES", "a=b:c,d", "name=module:Class"),
+        ("DEVICE_TYPE", "tpu", "'auto', 'mps', 'cuda' or 'cpu'"),
+        ("MODELS_DIR", "~no-such-user-here/models", "a path"),
+        ("LOG_DIR", "~no-such-user-here/logs", "a path"),
+        ("MAX_CONCURRENT_MODELS", "0", "greater than or equal to 1"),
+        ("MLX_MEMORY_FRACTION", "0", "greater than 0"),
+        ("MLX_MEMORY_FRACTION", "0.96", "less than or equal to 0.95"),
+        ("MLX_MEMORY_FRACTION", "nan", "less than"),
+        ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("ENABLE_LOG_FILE", "2", "a valid boolean"),
+        ("LOG_RETENTION_DAYS", "0", "greater than or equal to 1"),
+        ("REQUEST_TIMEOUT", "0", "greater than 0"),
+        ("REQUEST_TIMEOUT", "inf", "less than or equal to 86400"),
+        ("LOAD_TIMEOUT", "-1", "greater than 0"),
+        ("MAX_CONCURRENT_REQUESTS", "0", "greater than or equal to 1"),
+        ("MAX_BODY_MB", "1025", "less than or equal to 1024"),
+        ("ENABLE_CACHING", "x", "a valid boolean"),
+        ("CACHE_SIZE", "0", "greater than or equal to 1"),
+    ],
+)
+def test_a_bad_value_names_its_variable_and_what_is_allowed(
+    name: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({name: value})
+    assert str(caught.value).startswith(f"{name}='{value}' is not ")
+    assert allowed in str(caught.value)
+
+
+def test_every_number_and_choice_is_tried_above() -> None:
+    (marks,) = test_a_bad_value_names_its_variable_and_what_is_allowed.pytestmark
+    tried = {name for name, *_ in marks.args[1]}
+    anything_goes = {"HOST", "DEFAULT_MODEL"}
+    assert tried | anything_goes == {name.upper() for name in Settings.model_fields}
+
+
+def test_all_bad_values_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({"PORT": "x", "WORKERS": "x"})
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == ["PORT", "WORKERS"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("PORT", " 9000 ", 9000),
+        ("DEBUG", "TRUE", True),
+        ("DEBUG", "0", False),
+        ("INFERENCE_ENGINE", "Llama.CPP", "llama_cpp"),
+        ("DEVICE_TYPE", "CPU", "cpu"),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("WORKER_CLASS", "GEVENT", "gevent"),
+        ("LOAD_TIMEOUT", "0.5", 0.5),
+        ("MODELS_DIR", "~/models", Path.home() / "models"),
+        ("MODELS_DIR", "here", Path("here").absolute()),
+        ("DEFAULT_MODEL", "", ""),
+        ("PORT", "", 8001),
+        ("PORT", "  ", 8001),
+    ],
+)
+def test_values(name: str, value: str, read: object) -> None:
+    assert getattr(Settings.load({name: value}), name.lower()) == read
+
+
+def test_engines_of_ones_own() -> None:
+    own = Settings.load({"EXTRA_ENGINES": " a=m.n:C , My.Own = x:Y,", "INFERENCE_ENGINE": "my.own"})
+    assert own.engine_plugins == {"a": "m.n:C", "my_own": "x:Y"}
+    with pytest.raises(SettingsError, match="Allowed: auto, mlx, vllm, llama_cpp, a"):
+        Settings.load({"EXTRA_ENGINES": "a=m:C", "INFERENCE_ENGINE": "b"})
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT=1\nWORKERS=3 # a comment\nDEFAULT_MODEL='a b'\nHOST=0.0.0.0\nDEBUG\n")
+    read = Settings.load({"PORT": "2", "HOST": "", "OTHER": "x"}, file)
+    assert (read.port, read.workers, read.default_model) == (2, 3, "a b")
+    assert read.host == "127.0.0.1", "an empty variable is the default"
+    assert Settings.load({}, tmp_path / "none").port == 8001
+
+
+def test_reading_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("PORT=1234")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PORT", raising=False)
+    assert load_settings().port == 1234
+
+
+def test_they_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings.load({}).port = 5
+
+
+def test_the_example_shows_every_variable_its_default_and_what_it_is() -> None:
+    lines = EXAMPLE.read_text().splitlines()
+    shown = {}
+    for number, line in enumerate(lines):
+        if re.match(r"[A-Z_]+=", line):
+            name, _, value = line.partition("=")
+            shown[name] = value
+            assert re.match(r"# \S.*\.$", lines[number - 1]), f"{name} has no comment above it"
+    assert list(shown) == [name.upper() for name in Settings.model_fields]
+    assert Settings.load(shown) == Settings.load({})
+    optional = {"EXTRA_ENGINES", "DEFAULT_MODEL"}
+    assert {name for name, value in shown.items() if not value} == optional

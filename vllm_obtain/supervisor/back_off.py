@@ -1,0 +1,40 @@
+"""How long to wait before an engine that crashed is started again. Pure, but for the clock."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+WINDOW = 300.0
+LONGEST = 30.0
+
+
+class BackOff:
+    """The crashes of one engine.
+
+    Args:
+        clock: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._crashes: deque[float] = deque(maxlen=16)
+
+    def crashed(self) -> None:
+        """Note a crash."""
+        self._crashes.append(self._clock())
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._crashes.clear()
+
+    @property
+    def left(self) -> float:
+        """Seconds until the next start is due: none after one crash, then 1, 2, 4, …"""
+        now = self._clock()
+        recent = [moment for moment in self._crashes if now - moment < WINDOW]
+        if len(recent) <= 1:
+            return 0.0
+        pause = min(LONGEST, 2.0 ** (len(recent) - 2))
+        return max(0.0, recent[-1] + pause - now)

@@ -1,0 +1,85 @@
+"""What the connections of a supervisor work on, and how it describes itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from vllm_obtain import messages
+from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.metrics import Gauges, Numbers
+from vllm_obtain.settings import Settings
+from vllm_obtain.supervisor.answers import Answers
+from vllm_obtain.supervisor.engine import Engine
+from vllm_obtain.supervisor.lease import Leases
+from vllm_obtain.supervisor.meter import Meter, Reading
+from vllm_obtain.supervisor.owners import Owners
+from vllm_obtain.supervisor.pool import Pool
+
+
+class Desk:
+    """The parts of one supervisor.
+
+    Args:
+        settings: the owner's settings.
+        catalogue: the models on disk.
+        folder: the instance's runtime folder.
+        version: of the code and the settings this runs with.
+    """
+
+    def __init__(
+        self, settings: Settings, catalogue: Catalogue, folder: Path, version: str
+    ) -> None:
+        self.numbers = Numbers()
+        self.pool = Pool(settings, catalogue, folder, self.numbers)
+        self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)
+        self.answers = Answers(settings.cache_size)
+        self.owners = Owners()
+        self.meter = Meter()
+        self.version = version
+        self.stop = asyncio.Event()
+        self._began = time.monotonic()
+
+    async def status(self) -> messages.StatusReply:
+        """Say what is going on."""
+        pids = [engine.pid for engine in self.pool.engines if engine.pid is not None]
+        reading = await self.meter.read(pids)
+        return messages.StatusReply(
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._began,
+            engines=[_describe(engine, reading) for engine in self.pool.engines],
+            system=reading.system,
+            in_flight=self.leases.in_flight,
+            cache=self.answers.size,
+        )
+
+    async def metrics(self) -> messages.MetricsReply:
+        """Write all numbers."""
+        now = await self.status()
+        gauges = Gauges(now.engines, now.system, now.uptime, now.in_flight, now.cache)
+        return messages.MetricsReply(self.numbers.text(gauges))
+
+
+def _describe(engine: Engine, reading: Reading) -> messages.EngineStatus:
+    """Describe an engine for the status page."""
+    limits = engine.launched.limits if engine.launched else None
+    admission = engine.admission
+    return messages.EngineStatus(
+        engine=engine.adapter.name,
+        model=engine.model.name,
+        state=engine.state.value,
+        pid=engine.pid,
+        memory_bytes=reading.memory.get(engine.pid) if engine.pid else None,
+        in_flight=admission.in_flight if admission else 0,
+        queue=(admission.queue if admission else 0) + engine.expected,
+        restarts=engine.restarts,
+        last_error=engine.last_error,
+        slots=limits.slots if limits else None,
+        context=limits.context if limits else None,
+        tokens_reserved=admission.reserved if admission else 0,
+        tokens_pool=limits.pool_tokens if limits else None,
+        load_seconds=engine.load_seconds,
+        idle_seconds=None if engine.users else time.monotonic() - engine.last_used,
+    )

@@ -1,0 +1,147 @@
+"""Requests and their right to use an engine process, over all workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from vllm_obtain.errors import Overloaded, RequestTimeout
+from vllm_obtain.messages import Acquire, Granted, Release
+from vllm_obtain.metrics import Numbers
+from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
+from vllm_obtain.supervisor.drain_rate import DrainRate
+from vllm_obtain.supervisor.engine import Engine
+from vllm_obtain.supervisor.pool import Pool
+
+
+class Lease:
+    """A place on an engine process.
+
+    Args:
+        engine: whose process it is.
+        admission: the places of that process; a successor has others.
+        ticket: the place.
+        over: called once at the end, with what the request came to.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        ticket: Ticket,
+        over: Callable[[Engine, Release], None],
+    ) -> None:
+        assert engine.launched is not None  # noqa: S101 - only a ready engine has places
+        self._engine = engine
+        self._admission = admission
+        self._ticket = ticket
+        self._over = over
+        self._ended = False
+        self.granted = Granted(
+            engine=engine.adapter.name,
+            socket=str(engine.socket),
+            model=engine.model.name,
+            context=engine.launched.limits.context,
+            tokens=ticket.granted,
+            loaded_at=engine.loaded_at,
+        )
+
+    def settle(self, prompt_tokens: int) -> None:
+        """Correct the reservation to the prompt's true length."""
+        self._admission.settle(self._ticket, prompt_tokens)
+
+    def extend(self, tokens: int) -> int:
+        """Reserve more tokens; returns how many were granted."""
+        return self._admission.extend(self._ticket, tokens)
+
+    def release(self, release: Release) -> None:
+        """End the lease and count what came of it; a second time does nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        self._admission.leave(self._ticket)
+        self._engine.touch()
+        self._over(self._engine, release)
+
+
+class Leases:
+    """All requests that run or wait.
+
+    Args:
+        pool: the engines.
+        limit: MAX_CONCURRENT_REQUESTS.
+        numbers: where finished requests are counted.
+    """
+
+    def __init__(self, pool: Pool, limit: int, numbers: Numbers) -> None:
+        self._pool = pool
+        self._limit = limit
+        self._numbers = numbers
+        self._rate = DrainRate()
+        self.in_flight = 0
+
+    def try_acquire(self, request: Acquire) -> Lease | None:
+        """Give a lease at once if the model is ready and has a place; the common case.
+
+        Raises:
+            Overloaded: MAX_CONCURRENT_REQUESTS are running or waiting.
+        """
+        self._check_capacity()
+        engine = self._pool.ready(request.model)
+        if engine is None:
+            return None
+        ticket = Ticket(request.prompt_tokens, request.max_tokens)
+        if not engine.incoming.try_enter(ticket):
+            return None
+        self.in_flight += 1
+        engine.touch()
+        return Lease(engine, engine.incoming, ticket, self._finished)
+
+    async def acquire(self, request: Acquire) -> Lease:
+        """Make the model ready, wait for a place on it, and give a lease.
+
+        Raises:
+            ServiceError: no such model, no engine for it, it failed to load, the timeout
+                passed, or there are too many requests already.
+        """
+        self._check_capacity()
+        self.in_flight += 1
+        try:
+            async with asyncio.timeout(request.timeout):
+                return await self._enter(request)
+        except TimeoutError:
+            self.in_flight -= 1
+            raise RequestTimeout(
+                f"The request waited for '{request.model}' until REQUEST_TIMEOUT. "
+                "Try again when the service is less busy, or raise REQUEST_TIMEOUT.",
+                retry=False,
+            ) from None
+        except BaseException:
+            self.in_flight -= 1
+            raise
+
+    async def _enter(self, request: Acquire) -> Lease:
+        while True:
+            engine = self._pool.ready(request.model) or self._pool.summon(request.model)
+            admission = engine.incoming
+            ticket = Ticket(request.prompt_tokens, request.max_tokens)
+            try:
+                await admission.enter(ticket)
+            except EngineGone:
+                continue
+            finally:
+                engine.touch()
+            return Lease(engine, admission, ticket, self._finished)
+
+    def _check_capacity(self) -> None:
+        if self.in_flight >= self._limit:
+            raise Overloaded(
+                f"{self.in_flight} requests are running or waiting, and "
+                f"MAX_CONCURRENT_REQUESTS={self._limit}. Try again in a moment, or raise it.",
+                retry_after=self._rate.seconds_per_request,
+            )
+
+    def _finished(self, engine: Engine, release: Release) -> None:
+        self.in_flight -= 1
+        self._rate.ended()
+        self._numbers.released(engine.model.name, engine.adapter.name, release)
