@@ -18,6 +18,8 @@ CHAT = "/v1/chat/completions"
 _EVENT = b"data: "
 _TEXT = re.compile(rb'"content":"[^"]')
 _COMPLETION = re.compile(rb'"completion_tokens":(\d+)')
+# Chunk borders may fall anywhere in an event; nginx puts them where its buffers end.
+_BORDER = re.compile(rb"\r\n[0-9a-f]+\r\n")
 # Enough for the finish, usage and end events of either side.
 _TAIL_BYTES = 4096
 
@@ -129,8 +131,9 @@ class Stream(asyncio.Protocol):
         outcome = self.outcome
         outcome.ended = time.monotonic()
         outcome.head = outcome.head or bytes(self._start)
-        outcome.done = b"data: [DONE]" in self._tail
-        if found := _COMPLETION.findall(self._tail):
+        tail = _BORDER.sub(b"", self._tail)
+        outcome.done = b"data: [DONE]" in tail
+        if found := _COMPLETION.findall(tail):
             outcome.tokens = int(found[-1])
         if exc is not None:
             outcome.error = str(exc) or type(exc).__name__

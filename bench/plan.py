@@ -37,7 +37,7 @@ class Plan:
     """
 
     levels: tuple[Level, ...]
-    stagger: float = 0.05
+    stagger: float = 0.02
     relay_rounds: int = 3
     relay_seconds: float = 3.0
     bursts: int = 10
@@ -47,7 +47,7 @@ class Plan:
     step_seconds: float = 12.0
 
 
-FULL = Plan((Level(1, 20, 128), Level(16, 5, 64), Level(64, 4, 32)))
+FULL = Plan((Level(1, 20, 96), Level(16, 8, 48), Level(64, 6, 24)))
 QUICK = Plan(
     (Level(1, 3, 32), Level(16, 1, 16), Level(64, 1, 8)),
     relay_rounds=1,

@@ -31,6 +31,8 @@ PLAIN_TOKENS = 16
 FLOOD_STREAMS = 16
 FLOOD_CHUNKS = 1000
 BURST = 64
+# Of a core: a process that uses more has no more to give.
+FULL = 0.9
 
 
 @dataclass
@@ -160,11 +162,20 @@ def _figures(way: Way) -> dict[str, Any]:
 
 
 def _told(figures: dict[str, Any]) -> Iterator[Check]:
-    for name in ("direct", "nginx", "gateway"):
-        if name in figures:
-            plain, chunks = figures[name]["plain_per_second"], figures[name]["chunks_per_second"]
-            yield told(f"relay, plain requests/s: {name}", f"{plain:,.0f}")
-            yield told(f"relay, streamed chunks/s: {name}", f"{chunks:,.0f}")
-    bursts = {name: figures[name]["burst_first_token_ms"]["p50"] for name in ("direct", "gateway")}
+    ways = [name for name in ("direct", "nginx", "gateway") if name in figures]
+    for what, rate, kind in (
+        ("plain requests/s", "plain_per_second", "plain"),
+        ("streamed chunks/s", "chunks_per_second", "stream"),
+    ):
+        for name in ways:
+            bound = _bound(figures[name]["busy_cores"][kind])
+            yield told(f"relay, {what}: {name}", f"{figures[name][rate]:,.0f}{bound}")
+    bursts = {name: figures[name]["burst_first_token_ms"]["p50"] for name in ways}
     added = bursts["gateway"] - bursts["direct"]
     yield told(f"burst of {BURST} at once: added p50 to first token", f"{added:.1f} ms")
+
+
+def _bound(busy: dict[str, float]) -> str:
+    """Say so when it was not the relay that was at its limit."""
+    full = [who for who, share in busy.items() if share > FULL and who != "relay"]
+    return f" (limit of the {' and the '.join(full)})" if full else ""

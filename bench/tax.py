@@ -57,8 +57,10 @@ def measure(plan: Plan, models: Path) -> tuple[dict[str, Any], list[checks.Check
         with running(EMBEDDED.name, settings) as service:
             levels = [_level(service, log, level, plan.stagger) for level in plan.levels]
             memory = megabytes(service.worker)
-    figures = {"worker_mb": memory, "levels": levels}
-    return figures, [check for level in levels for check in _verdicts(level)]
+    verdicts = [check for level in levels for check in _verdicts(level)]
+    weight = f"{memory['rss']:.0f} MB (its share {memory['pss']:.0f} MB)"
+    verdicts.append(checks.told("memory of the worker after the tax", weight))
+    return {"worker_mb": memory, "levels": levels}, verdicts
 
 
 def _level(service: Service, log: Path, level: Level, stagger: float) -> dict[str, Any]:

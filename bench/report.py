@@ -1,0 +1,87 @@
+"""The results on the terminal and in a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.checks import Check
+from vllm_obtain.hardware import describe
+
+_PACKAGES = ("vllm-obtain", "xllamacpp", "gunicorn", "gevent", "flask", "msgspec", "httptools")
+_WORDS = {True: "PASS", False: "FAIL", None: ""}
+_STYLES = {True: "green", False: "bold red", None: ""}
+
+
+def machine() -> str:
+    """Name this machine by what matters here."""
+    found = describe()
+    arch = {"x86_64": "x86-64"}.get(found.arch, found.arch) + _vector_units()
+    gpus = ", ".join(gpu.name for gpu in found.gpus) or "no GPU"
+    memory = f"{found.memory_bytes / 2**30:.0f} GiB"
+    return f"{found.cores_logical} cores {arch}, {memory}, {gpus}, {found.system}"
+
+
+def software() -> dict[str, str]:
+    """Name the versions that were measured."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python} | {name: version(name) for name in _PACKAGES}
+
+
+def show(checks: Sequence[Check]) -> None:
+    """Print the table."""
+    table = Table(title=f"vllm-obtain on {machine()}")
+    for title in ("measured", "expected", "target", "seen", ""):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        table.add_row(
+            check.what,
+            check.expected,
+            check.target,
+            check.seen,
+            Text(_WORDS[check.ok], _STYLES[check.ok]),
+        )
+    # Wide enough for one line each, also where there is no terminal to ask.
+    console = Console() if sys.stdout.isatty() else Console(width=130)
+    console.print(table)
+
+
+def write(path: Path, plan: Any, figures: dict[str, Any], checks: Sequence[Check]) -> None:
+    """Write everything as JSON, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "machine": machine(),
+        "software": software(),
+        "plan": plan,
+        "checks": [check.as_dict() for check in checks],
+        **figures,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def markdown(path: Path, checks: Sequence[Check]) -> None:
+    """Write the table for README.md to link to."""
+    rows = [("measured", "expected", "target", "seen", "verdict"), ("---",) * 5]
+    rows += [(c.what, c.expected, c.target, c.seen, _WORDS[c.ok]) for c in checks]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    versions = ", ".join(f"{name} {number}" for name, number in software().items())
+    path.write_text(f"Measured on {machine()}; {versions}.\n\n" + "\n".join(lines) + "\n")
+
+
+def _vector_units() -> str:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    return next((f" ({name})" for flag, name in _UNITS.items() if flag in flags), "")
+
+
+_UNITS = {"avx512f": "AVX-512", "avx2": "AVX2"}
