@@ -25,7 +25,7 @@ class Join(Message, frozen=True):
     Args:
         version: of the code that speaks and its settings (`runtime.version`).
         owner_pid: the gunicorn master, or the development server.
-        owner_start: when that process started, in seconds since the epoch; tells a reused pid.
+        owner_start: when that process started (`owners.started`); tells a reused pid.
     """
 
     version: str

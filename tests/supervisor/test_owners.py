@@ -64,13 +64,17 @@ def test_another_process_with_the_same_pid_is_no_owner(sleeper: subprocess.Popen
 def test_a_clock_that_is_set_ends_nobody(
     sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    them = Owners()
-    them.add(sleeper.pid, start_of(sleeper))
-    real = psutil.Process.create_time
-    monkeypatch.setattr(psutil.Process, "create_time", lambda self: real(self) + 3600)
-    if sys.platform == "linux":
-        boot = psutil._pslinux.boot_time()
-        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot + 3600)
+    them, later = Owners(), Owners()
+    before = start_of(sleeper)
+    them.add(sleeper.pid, before)
+    if sys.platform == "linux":  # where a start time is counted from the start of the machine
+        boot = psutil.boot_time() + 3600
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot)
+        later.add(sleeper.pid, before)
+        assert later.alive()
+    else:
+        real = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: real(self) + 3600)
     assert them.alive()
 
 

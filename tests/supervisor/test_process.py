@@ -176,6 +176,16 @@ async def test_the_pid_file_comes_and_goes(runtime: Path) -> None:
 
 
 @in_loop
+async def test_a_guard_that_cannot_note_the_pid_leaves_nothing(runtime: Path) -> None:
+    process = EngineProcess("test", runtime / "no-such-folder" / "e1.pid")
+    command = [sys.executable, "-u", "-I", "-S", "-c", DEAF + SLEEP]
+    await process.start(Launch(command, Limits(1, 1, 1)))
+    await process.wait()
+    assert "no-such-folder" in " ".join(process.tail)
+    await until(lambda: not children())
+
+
+@in_loop
 async def test_cancelling_a_start_leaves_nothing(runtime: Path) -> None:
     for turns in range(4):
         process = EngineProcess("test", runtime / "e1.pid")
@@ -187,9 +197,10 @@ async def test_cancelling_a_start_leaves_nothing(runtime: Path) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await starting
         await process.stop(0)
-        left = [
-            each.pid
-            for each in psutil.Process().children(recursive=True)
-            if each.status() != psutil.STATUS_ZOMBIE
-        ]
-        assert not left
+        assert not children()
+
+
+def children() -> list[int]:
+    """The processes of this test that run."""
+    found = psutil.Process().children(recursive=True)
+    return [each.pid for each in found if lives(each.pid)]

@@ -23,6 +23,8 @@ from vllm_obtain.supervisor.owners import started
 from vllm_obtain.supervisor.wire import Frames, frame
 
 START_TIMEOUT = 20.0
+# Whoever holds the lock may be waiting for an old supervisor to end, before it starts one.
+LOCK_TIMEOUT = 60.0
 
 _decode = msgspec.msgpack.Decoder(messages.Reply).decode
 R = TypeVar("R", bound=messages.Message)
@@ -212,7 +214,7 @@ def _start_time(pid: int) -> float:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; waits by polling, since flock would block every greenlet."""
     with path.open("w") as file:
-        end = time.monotonic() + START_TIMEOUT
+        end = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,12 +22,20 @@ import threading
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill the engine if even this guard is killed (Linux only)."""
+def _prepare(guard: int, pidfile: str) -> None:
+    """Run in the engine's process before it becomes the engine, so it is never unknown."""
     if sys.platform == "linux":
+        # Have the kernel kill the engine if even this guard is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was killed before the kernel knew
+        if os.getppid() != guard:  # it was killed before the kernel knew
             os._exit(128 + signal.SIGKILL)
+    try:
+        with open(pidfile + ".new", "w") as file:  # noqa: PTH123 - pathlib is slow to import
+            file.write(str(os.getpid()))
+        os.replace(pidfile + ".new", pidfile)  # noqa: PTH105 - as above
+    except OSError as error:
+        print(f"The pid file cannot be written: {error}", flush=True)
+        raise
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -51,11 +59,8 @@ def main() -> None:
         command,
         stdin=subprocess.DEVNULL,
         process_group=0,
-        preexec_fn=functools.partial(_die_with_parent, os.getpid()),
+        preexec_fn=functools.partial(_prepare, os.getpid(), pidfile),
     )
-    with open(pidfile + ".new", "w") as file:  # noqa: PTH123 - pathlib costs a third of this start
-        file.write(str(engine.pid))
-    os.replace(pidfile + ".new", pidfile)  # noqa: PTH105 - as above
     reaper = threading.Thread(target=_reap, args=(engine,), daemon=True)
     reaper.start()
     while order := os.read(0, 1):

@@ -7,19 +7,22 @@ import asyncio
 import psutil
 
 INTERVAL = 0.5
-# The two sides read a start time within moments of each other, so this is far more than they
-# can differ by, and far less than a pid takes to come round again.
+# Far more than two readings differ by, and less than a pid takes to come round again.
 SAME_START = 1.0
 
 
 def started(pid: int) -> float | None:
-    """When a process started, in seconds since the epoch, or None when it is gone.
+    """When a process started, in seconds, or None when it is gone.
 
-    Compare it soon: it moves with the system's clock.
+    Since the machine's own start where the system counts like that, else since the epoch: either
+    way the same number whatever becomes of the clock.
     """
     try:
         process = psutil.Process(pid)
-        return float(process.create_time()) if _lives(process) else None
+        if not _lives(process):
+            return None
+        base = psutil.boot_time() if psutil.LINUX else 0.0
+        return float(process.create_time() - base)
     except psutil.Error:
         return None
 
@@ -41,8 +44,7 @@ class Owners:
         if now is None or abs(now - start) > SAME_START:
             return
         try:
-            # From here on psutil tells it from a later process with its pid, by a clock that is
-            # never set: start times since the epoch jump when the system's clock is corrected.
+            # From here on psutil tells it from a later process with its pid.
             self._owners.add(psutil.Process(pid))
         except psutil.Error:
             return

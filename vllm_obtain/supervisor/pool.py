@@ -134,9 +134,8 @@ class Pool:
         if engine is None:
             self._catalogue.find(name)
             return State.STOPPED
+        self._call_off(engine)
         if (load := self._under_way(name)) is not None:
-            if not engine.expected:
-                load.cancel()
             await asyncio.wait({load})
         if engine.state in OCCUPIES:
             await asyncio.shield(self._leave(engine))
@@ -207,12 +206,20 @@ class Pool:
                 return
             for name in victims(occupants, places):
                 log.info("making room", model=newcomer.model.name, leaving=name)
+                # It may be about to be started again, after a crash, though nobody waits for it.
+                self._call_off(self._engines[name])
                 self._leave(self._engines[name])
             await asyncio.wait(self._leaving.values(), return_when=asyncio.FIRST_COMPLETED)
 
     def _occupant(self, engine: Engine) -> Occupant:
         name = engine.model.name
         return Occupant(name, engine.users, engine.last_used, name in self._leaving)
+
+    def _call_off(self, engine: Engine) -> None:
+        """Cancel the load of an engine, unless a request waits for it."""
+        load = self._under_way(engine.model.name)
+        if load is not None and not engine.expected:
+            load.cancel()
 
     def _leave(self, engine: Engine) -> asyncio.Task[None]:
         name = engine.model.name

@@ -117,7 +117,11 @@ class EngineProcess:
         except OSError as error:
             self._hang_up()
             os.close(output)
-            raise EngineFailed(f"The engine process could not be started: {error}.") from error
+            raise EngineFailed(
+                f"The engine process could not be started: {error}.",
+                status=503,
+                code="model_load_failed",
+            ) from error
         finally:
             os.close(orders)
             os.close(theirs)
