@@ -29,9 +29,13 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALONE = {
     "supervisor/guard.py": set(),
     "engines/llama_cpp_server.py": {"xllamacpp"},
+    "engines/mlx_server.py": set(),
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+# The files of our MLX server; they know each other, by relative imports, and nothing else of ours.
+MLX = [str(path.relative_to(PACKAGE)) for path in FILES if "engines/mlx/" in path.as_posix()]
+ALONE |= {name: {"mlx", "mlx_lm"} for name in MLX}
 
 
 def imported(path: Path) -> set[str]:
@@ -83,6 +87,13 @@ def test_child_processes_import_only_the_standard_library(name: str) -> None:
 
     roots = {found.split(".")[0] for found in imported(PACKAGE / name)}
     assert roots <= set(sys.stdlib_module_names) | ALONE[name] | {"__future__"}
+
+
+def test_the_mlx_server_reaches_no_further_than_its_folder() -> None:
+    assert MLX
+    for name in MLX:
+        nodes = ast.walk(ast.parse((PACKAGE / name).read_text()))
+        assert all(node.level <= 1 for node in nodes if isinstance(node, ast.ImportFrom))
 
 
 def test_every_engine_pattern_is_covered_by_a_layer() -> None:

@@ -19,6 +19,10 @@ def settings(**env: str) -> Settings:
     return Settings.load({name.upper(): value for name, value in env.items()})
 
 
+# Whether MLX is installed beside it must not matter.
+LLAMA = settings(inference_engine="llama_cpp")
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     write_gguf(tmp_path / "a.gguf")
@@ -58,20 +62,20 @@ def test_plugins_that_cannot_be_used(
 
 
 def test_an_engine_of_a_later_version() -> None:
-    with pytest.raises(EngineFailed, match="INFERENCE_ENGINE=auto, or one of: llama_cpp"):
-        registry.adapter("mlx", settings())
+    with pytest.raises(EngineFailed, match="INFERENCE_ENGINE=auto, or one of: llama_cpp, mlx"):
+        registry.adapter("vllm", settings())
 
 
 def test_a_model_no_engine_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Model("safe", tmp_path, "safetensors", 1, "0", 0)
     with pytest.raises(EngineFailed, match=r"llama_cpp: .*safetensors folder") as caught:
-        registry.choose(folder, settings())
+        registry.choose(folder, LLAMA)
     assert caught.value.code == "no_engine_for_model"
-    assert "safetensors" in (registry.why_not(folder, settings()) or "")
+    assert "safetensors" in (registry.why_not(folder, LLAMA) or "")
     broken = Model("broken", tmp_path, "gguf", 1, "0", 0, problem="It is cut off.")
     assert registry.why_not(broken, settings()) == "It is cut off."
     monkeypatch.setattr(llama_cpp, "_is_installed", lambda: False)
-    missing = registry.why_not(Model("a", tmp_path, "gguf", 1, "0", 0), settings())
+    missing = registry.why_not(Model("a", tmp_path, "gguf", 1, "0", 0), LLAMA)
     assert "pip install xllamacpp" in (missing or "")
 
 

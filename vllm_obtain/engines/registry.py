@@ -10,7 +10,10 @@ from vllm_obtain.engines.base import Adapter
 from vllm_obtain.errors import EngineFailed
 from vllm_obtain.settings import Settings
 
-BUILT_IN = {"llama_cpp": "vllm_obtain.engines.llama_cpp:LlamaCpp"}
+BUILT_IN = {
+    "llama_cpp": "vllm_obtain.engines.llama_cpp:LlamaCpp",
+    "mlx": "vllm_obtain.engines.mlx_engine:Mlx",
+}
 
 
 def adapter(name: str, settings: Settings) -> Adapter:

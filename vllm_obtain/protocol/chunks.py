@@ -43,6 +43,7 @@ class _Error(Struct):
     message: str = "unknown error"
     type: str = ""
     code: int | str | None = None
+    param: str | None = None
     n_prompt_tokens: int | None = None
     n_ctx: int | None = None
 
@@ -111,5 +112,8 @@ def _engine_error(error: _Error, status: int = 500) -> ServiceError:
     if error.type == "exceed_context_size_error" and error.n_prompt_tokens and error.n_ctx:
         return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx)
     if status in (400, 422) or error.code == 400:
-        return InvalidRequest(f"The engine refused the request: {error.message}")
+        # Engines that name the cause (ours for MLX) are believed; llama.cpp repeats the status.
+        code = error.code if isinstance(error.code, str) else None
+        message = f"The engine refused the request: {error.message}"
+        return InvalidRequest(message, param=error.param, code=code)
     return EngineFailed(f"The engine failed: {error.message}")

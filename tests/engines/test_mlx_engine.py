@@ -1,0 +1,165 @@
+"""The MLX adapter: what it says without mlx, and the whole service over a tiny model with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from tests.engines.mlx_model import HEADS, HIDDEN, KV_HEADS, LAYERS, write_model
+from tests.service import Service, eventually
+from vllm_obtain.catalogue import Catalogue, Model
+from vllm_obtain.engines import mlx_engine, openblas
+from vllm_obtain.engines.mlx_engine import Mlx
+from vllm_obtain.engines.mlx_sizing import kv_bytes_per_token, size
+from vllm_obtain.hardware import Machine
+from vllm_obtain.protocol.parse import parse_chat, parse_completion
+from vllm_obtain.settings import Settings
+
+MACHINE = Machine("Linux", "x86_64", "A CPU", 4, 8, 4, 16 << 30)
+HAS_MLX = importlib.util.find_spec("mlx_lm") is not None
+CPU = Settings(device_type="cpu")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    write_model(tmp_path / "tiny")
+    return Catalogue(tmp_path).find("tiny")
+
+
+def test_a_gguf_file_needs_a_conversion(tmp_path: Path, model: Model) -> None:
+    (tmp_path / "other").mkdir()
+    write_gguf(tmp_path / "other" / "a.gguf")
+    gguf = Catalogue(tmp_path).find("other")
+    assert "needs a conversion" in (Mlx().refuses(gguf) or "")
+    assert Mlx().refuses(model) is None
+
+
+def test_what_is_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlx_engine, "_is_installed", lambda module: module == "mlx")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert Mlx().missing() == "mlx-lm is not installed; run: pip install 'mlx[cpu]' mlx-lm."
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert Mlx().missing() == "mlx-lm is not installed; run: pip install mlx-lm."
+
+
+def test_the_size_follows_the_model_and_the_machine(model: Model) -> None:
+    plan = size(model, CPU, MACHINE)
+    assert plan.limits.context == 8192 and plan.limits.slots == 32
+    assert plan.limits.pool_tokens == 4 * 8192
+    assert plan.parameters["memory_bytes"] == int(MACHINE.memory_bytes * 0.8)
+    assert plan.parameters["prefill_chunk"] == 64
+    small = replace(MACHINE, memory_bytes=4 << 20)
+    per_token = LAYERS * 2 * KV_HEADS * HIDDEN // HEADS * 4
+    tight = size(model, CPU, small)
+    caches = int(((4 << 20) * 0.8 - model.size_bytes) * 0.8)
+    assert tight.limits.context == tight.limits.pool_tokens == int(caches / per_token / 1.5)
+
+
+def test_the_cost_of_a_token_is_read_from_the_configuration() -> None:
+    base = {"num_attention_heads": 8, "hidden_size": 512, "num_hidden_layers": 4}
+    assert kv_bytes_per_token(base) == 4 * 2 * 8 * 64 * 2
+    assert kv_bytes_per_token(base | {"num_key_value_heads": 2}) == 4 * 2 * 2 * 64 * 2
+    assert kv_bytes_per_token({"text_config": base | {"head_dim": 32}}) == 4 * 2 * 8 * 32 * 2
+    assert kv_bytes_per_token({}) is None
+    assert kv_bytes_per_token(base | {"num_attention_heads": "x"}) is None
+
+
+def test_a_fast_blas_is_put_before_the_slow_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "x86_64-linux-gnu" / "libopenblas.so.0"
+    library.parent.mkdir()
+    places = [f"{tmp_path}/none/*", f"{tmp_path}/*/libopenblas.so.0"]
+    assert openblas.preload(4, places) == {}
+    library.touch()
+    assert openblas.preload(4, places) == {}  # it is none
+    openblas._loads.cache_clear()
+    library.unlink()
+    library.symlink_to(_a_library())
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    expected = {"LD_PRELOAD": str(library), "OPENBLAS_NUM_THREADS": "4"}
+    assert openblas.preload(4, places) == expected
+    monkeypatch.setenv("LD_PRELOAD", "/other.so")
+    assert openblas.preload(4, places)["LD_PRELOAD"] == f"{library}:/other.so"
+
+
+def _a_library() -> Path:
+    import psutil
+
+    return next(Path(psutil.__file__).parent.glob("*.so"))
+
+
+def test_bodies_spell_every_value_out() -> None:
+    chat = parse_chat(
+        b'{"messages":[{"role":"user","content":"x"}],"logprobs":true,"seed":3,"stop":"a"}'
+    )
+    body = Mlx().chat_body(chat, None)
+    assert (body["max_tokens"], body["seed"], body["stop"]) == (-1, 3, "a")
+    assert (body["logprobs"], body["top_logprobs"], body["top_k"]) == (True, 0, 40)
+    assert "logit_bias" not in body
+    text = parse_completion(b'{"prompt":"x","logprobs":2,"logit_bias":{"5":1},"temperature":0}')
+    body = Mlx().completion_body(text, 7)
+    assert (body["prompt"], body["max_tokens"], body["logprobs"]) == ("x", 7, 2)
+    assert (body["logit_bias"], body["temperature"], body["top_k"]) == ({"5": 1.0}, 0, 0)
+
+
+# --- The whole service ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not HAS_MLX, reason="MLX is not installed: pip install 'mlx[cpu]' mlx-lm")
+def test_the_service_answers_with_mlx(tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "tiny", context=1024)
+    env = {
+        "MODELS_DIR": str(tmp_path / "models"),
+        "INFERENCE_ENGINE": "mlx",
+        "DEVICE_TYPE": "cpu",
+        "ENABLE_CACHING": "false",
+    }
+    with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
+        assert service.engine()["engine"] == "mlx"
+        _answers(service)
+        _refuses(service)
+        _frees_the_slot(service)
+
+
+def _answers(service: Service) -> None:
+    rules = {"temperature": 0, "max_tokens": 12, "logprobs": True, "top_logprobs": 2}
+    first = service.chat("Say it.", **rules)
+    again = service.chat("Say it.", **rules)
+    (choice,) = first["choices"]
+    assert again["choices"] == first["choices"] and len(choice["message"]["content"]) == 12
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 0  # too short to keep
+    assert len(choice["logprobs"]["content"]) == 12
+    assert len(choice["logprobs"]["content"][0]["top_logprobs"]) == 2
+    body = {"prompt": "p" * 100, "max_tokens": 5, "temperature": 0, "stream": True}
+    _, _, streamed = service.request("/v1/completions", body)
+    events = [line for line in streamed.decode().split("\n\n") if line]
+    texts = [json.loads(event[6:])["choices"] for event in events[:-1]]
+    assert len("".join(choices[0]["text"] for choices in texts if choices)) == 5
+    assert events[-1] == "data: [DONE]"
+    plain = service.json("/v1/completions", body | {"stream": False})
+    assert plain["usage"]["prompt_tokens_details"]["cached_tokens"] == 99
+
+
+def _refuses(service: Service) -> None:
+    status, _, body = service.request("/v1/completions", {"prompt": "x" * 2000})
+    assert (status, json.loads(body)["error"]["code"]) == (400, "context_length_exceeded")
+    status, _, body = service.request("/v1/completions", {"prompt": "x", "n": 2})
+    assert (status, json.loads(body)["error"]["param"]) == (400, "n")
+    status, _, body = service.request("/v1/completions", {"prompt": "x", "logit_bias": {"999": 1}})
+    assert (status, json.loads(body)["error"]["param"]) == (400, "logit_bias")
+
+
+def _frees_the_slot(service: Service) -> None:
+    with pytest.raises(TimeoutError):
+        service.request(
+            "/v1/completions",
+            {"prompt": "x", "max_tokens": 1000, "logit_bias": {"257": -100}},
+            timeout=0.05,
+        )
+    eventually(lambda: service.engine()["in_flight"] == 0)

@@ -1,0 +1,36 @@
+"""What the generation thread says about a request, and HTTP passes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """So many of `total` prompt tokens are done; `cached` of them needed no work."""
+
+    total: int
+    processed: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text, and OpenAI's `logprobs.content` entries of its tokens if they were asked for."""
+
+    text: str
+    logprobs: list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end: `stop` or `length`, and the tokens it took."""
+
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+Event = Progress | Delta | Finish

@@ -1,0 +1,110 @@
+"""Caches of past requests, for prompts that begin as they did.
+
+mlx-lm's LRUPromptCache walks a tree of dicts token by token and copies the walked path at every
+step when a stored prompt is longer than the asked one: seconds for long prompts, on the thread
+that generates. Comparing bytes is enough for the few entries there are.
+"""
+
+from __future__ import annotations
+
+import copy
+from array import array
+from collections import OrderedDict
+from typing import Any
+
+from mlx_lm.models.cache import KVCache
+
+# Fewer shared tokens are not worth a copy.
+SHORTEST = 16
+
+
+class PrefixCache:
+    """Bounded in bytes; the entry that was used longest ago goes first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.queries = 0
+        self.hits = 0
+        self._entries: OrderedDict[bytes, tuple[list[Any], int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+        """Look for the longest beginning that was processed before.
+
+        Returns:
+            Caches of the caller's own, and how many tokens they hold; always at least one less
+            than `tokens`, since the last one has to go through the model for its logits.
+        """
+        self.queries += 1
+        wanted = _key(tokens)
+        best, shared = b"", 0
+        for key, (caches, _) in self._entries.items():
+            common = min(_common(key, wanted), len(tokens) - 1)
+            whole = common == len(key) // 4
+            if common > shared and (whole or can_be_cut(caches)):
+                best, shared = key, common
+        if shared < SHORTEST:
+            return None, 0
+        self.hits += 1
+        self._entries.move_to_end(best)
+        return [_beginning(cache, shared) for cache in self._entries[best][0]], shared
+
+    def keep(self, tokens: list[int], caches: list[Any]) -> None:
+        """Store caches that hold exactly these tokens; they must not change from now on."""
+        size = sum(cache.nbytes for cache in caches)
+        if len(tokens) < SHORTEST or size > self.max_bytes:
+            return
+        key = _key(tokens)
+        for other in [other for other in self._entries if self._covers(key, caches, other)]:
+            self._drop(other)
+        self._entries[key] = (caches, size)
+        self.bytes += size
+        self.shrink(self.max_bytes)
+
+    def shrink(self, to_bytes: int) -> None:
+        """Drop entries until no more than so many bytes are taken."""
+        while self._entries and self.bytes > to_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _covers(self, key: bytes, caches: list[Any], other: bytes) -> bool:
+        """Tell whether an entry is of no more use once `key` is stored."""
+        return other == key or (key.startswith(other) and can_be_cut(caches))
+
+    def _drop(self, key: bytes) -> None:
+        self.bytes -= self._entries.pop(key)[1]
+
+
+def _key(tokens: list[int]) -> bytes:
+    return array("I", tokens).tobytes()
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Count the tokens that both begin with, by halving: comparing slices runs at memory speed."""
+    low, high = 0, min(len(one), len(other)) // 4
+    a, b = memoryview(one), memoryview(other)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[4 * low : 4 * middle] == b[4 * low : 4 * middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def can_be_cut(caches: list[Any]) -> bool:
+    """Tell whether caches can give away the state they had after fewer tokens."""
+    return all(type(cache) is KVCache for cache in caches)
+
+
+def _beginning(cache: Any, tokens: int) -> Any:
+    """Copy what a cache holds of its first tokens; mlx copies arrays when one side writes."""
+    if type(cache) is not KVCache:
+        return copy.deepcopy(cache)
+    part = KVCache()
+    part.keys = cache.keys[..., :tokens, :]
+    part.values = cache.values[..., :tokens, :]
+    part.offset = tokens
+    return part

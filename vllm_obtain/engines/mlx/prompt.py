@@ -1,0 +1,89 @@
+"""From a body to the tokens of its prompt."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from .errors import Refusal
+
+
+class Prompts:
+    """Tokenises prompts, messages by the model's chat template.
+
+    Args:
+        tokenizer: mlx-lm's wrapper.
+        vocabulary: how many tokens the model knows.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        # Tokenizers in Rust fail with "Already borrowed" when two threads use one.
+        self._one_at_a_time = threading.Lock()
+
+    def chat(self, body: dict[str, Any]) -> list[int]:
+        """Tokenise the messages of a chat.
+
+        Raises:
+            Refusal: they are malformed, or the template does not take them.
+        """
+        messages = body.get("messages")
+        if not _are_messages(messages):
+            raise Refusal(
+                "'messages' must be a list of objects with a role and a text as content.",
+                param="messages",
+            )
+        if not self._tokenizer.has_chat_template:
+            raise Refusal("This model has no chat template; use /v1/completions.")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            # Templates are programs of the model's makers, and refuse by raising anything.
+            raise Refusal(f"The chat template refuses: {error}", param="messages") from error
+        return self._encode(text, special=False)
+
+    def completion(self, body: dict[str, Any]) -> list[int]:
+        """Tokenise the prompt of a text completion, or take its tokens as they are.
+
+        Raises:
+            Refusal: it is malformed, or empty.
+        """
+        prompt = body.get("prompt")
+        if isinstance(prompt, str):
+            return self._encode(prompt, special=True)
+        if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
+            raise Refusal("'prompt' must be a text or a list of token ids.", param="prompt")
+        if any(not 0 <= token < self._vocabulary for token in prompt):
+            raise Refusal(f"Token ids must be below {self._vocabulary}.", param="prompt")
+        return self._not_empty(prompt)
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        try:
+            with self._one_at_a_time:
+                tokens = self._tokenizer.encode(text, add_special_tokens=special)
+        except UnicodeEncodeError:
+            raise Refusal("The prompt holds half of a surrogate pair.") from None
+        return self._not_empty(list(tokens))
+
+    def _not_empty(self, tokens: list[int]) -> list[int]:
+        if tokens:
+            return tokens
+        if self._tokenizer.bos_token_id is None:
+            raise Refusal("The prompt is empty.", param="prompt")
+        return [self._tokenizer.bos_token_id]
+
+
+def _are_messages(messages: Any) -> bool:
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in messages
+        )
+    )

@@ -1,0 +1,44 @@
+"""The process: HTTP on the main thread, the model on another; it ends when either does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import traceback
+
+from .config import Config
+from .load import load
+from .scheduler import Scheduler, Told
+from .service import Service
+
+
+def main() -> None:
+    """Serve until killed."""
+    asyncio.run(_serve(Config.read(sys.argv[1])))
+
+
+async def _serve(config: Config) -> None:
+    service = Service(config)
+    loop = asyncio.get_running_loop()
+    server = await asyncio.start_unix_server(service.serve, config.socket, backlog=1024)
+    threading.Thread(target=_generate, args=(config, service, loop), daemon=True).start()
+    await server.serve_forever()
+
+
+def _generate(config: Config, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+    def deliver(told: Told) -> None:
+        loop.call_soon_threadsafe(service.deliver, told)
+
+    try:
+        loaded = load(config)
+        scheduler = Scheduler(loaded, config, deliver)
+        loop.call_soon_threadsafe(service.ready, loaded, scheduler)
+        scheduler.run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # HTTP that lives on without a model would answer /health for ever.
+        sys.stdout.flush()
+        os._exit(1)

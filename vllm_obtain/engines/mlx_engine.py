@@ -1,0 +1,113 @@
+"""MLX: our own server on mlx-lm's parts, in a process of ours (`mlx_server`). Never imports mlx."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines import mlx_server
+from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.mlx_sizing import size
+from vllm_obtain.engines.openblas import preload
+from vllm_obtain.hardware import Machine, device
+from vllm_obtain.log import get_logger
+from vllm_obtain.protocol.prompts import flatten
+from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
+from vllm_obtain.settings import Settings
+
+log = get_logger("vllm_obtain.models")
+
+_QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Mlx(Adapter):
+    """Safetensors folders on Metal, on CUDA or on CPUs, by what the installed mlx was built for."""
+
+    name = "mlx"
+    parameters = frozenset(
+        "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
+        "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
+        "top_logprobs".split()
+    )
+
+    def missing(self) -> str | None:
+        """Look for mlx and mlx-lm, without importing them."""
+        if all(map(_is_installed, ("mlx", "mlx_lm"))):
+            return None
+        packages = "mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"
+        return f"mlx-lm is not installed; run: pip install {packages}."
+
+    def refuses(self, model: Model) -> str | None:
+        """Accept safetensors folders."""
+        if model.format != "safetensors":
+            return f"MLX loads safetensors folders; this {model.format} file needs a conversion."
+        return None
+
+    def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
+        """Start `mlx_server` with what `mlx_sizing` works out."""
+        plan = size(model, settings, machine)
+        config = {"model": str(model.path), "socket": str(socket), **plan.parameters}
+        command = [sys.executable, "-u", "-P", mlx_server.__file__, json.dumps(config)]
+        env = dict(_QUIET)
+        if sys.platform == "linux" and device(settings.device_type) == "cpu":
+            env |= _fast_blas(machine)
+        return Launch(command, plan.limits, env)
+
+    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for our server's /v1/chat/completions."""
+        body = _sampling(request, max_tokens)
+        body["messages"] = flatten(request.messages)
+        if request.logprobs:
+            body["logprobs"] = True
+            body["top_logprobs"] = request.top_logprobs or 0
+        return body
+
+    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for our server's /v1/completions."""
+        body = _sampling(request, max_tokens)
+        body["prompt"] = request.prompt
+        if request.logprobs is not None:
+            body["logprobs"] = request.logprobs
+        return body
+
+
+@functools.cache
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _fast_blas(machine: Machine) -> dict[str, str]:
+    """Have a fast BLAS stand in for the slow one that mlx's wheel for CPUs links."""
+    env = preload(machine.performance_cores)
+    if env:
+        log.info("preloading OpenBLAS for MLX", library=env["LD_PRELOAD"])
+    else:
+        log.warning(
+            "no OpenBLAS found: MLX reads prompts far slower without it (not if quantised)",
+            install="apt-get install libopenblas0-pthread",
+        )
+    return env
+
+
+def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
+    """Spell out every sampling value, so that no default of the engine's has a say."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "stream": True,
+        "return_progress": True,
+        "max_tokens": -1 if max_tokens is None else max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": request.repetition_penalty or 1.0,
+        "presence_penalty": request.presence_penalty or 0.0,
+        "frequency_penalty": request.frequency_penalty or 0.0,
+    }
+    optional = {"seed": request.seed, "stop": request.stop, "logit_bias": request.logit_bias}
+    return body | {name: value for name, value in optional.items() if value is not None}

@@ -1,0 +1,90 @@
+"""How many slots, how much context and how much memory MLX gets on a machine.
+
+Pure but for the model's config.json. What a cache really takes the server measures itself, and
+refuses what cannot fit; the pool worked out here is what the supervisor admits by.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.hardware import Machine, device
+from vllm_obtain.messages import Limits
+from vllm_obtain.settings import Settings
+
+# One pass of the model serves all rows; more rows than this slow each of them noticeably.
+MAX_SLOTS = 32
+DEFAULT_CONTEXT = 4096
+# Of what the weights leave; the rest is for activations (see the server's memory.py).
+CACHE_FRACTION = 0.8
+# Rows of different lengths share a rectangle, whose padding is memory too.
+PADDING = 1.5
+# Of the caches' memory: caches of past requests, which give way to running ones.
+PREFIX_FRACTION = 0.25
+# Tokens of a prompt between two steps of running streams: about a quarter of a second.
+CHUNK, CHUNK_ON_CPU = 512, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the server is started with, and what that lets it hold."""
+
+    parameters: dict[str, Any]
+    limits: Limits
+
+
+def size(model: Model, settings: Settings, machine: Machine) -> Plan:
+    """Size the server."""
+    chosen = device(settings.device_type)
+    memory = int(_memory(machine, chosen) * settings.mlx_memory_fraction)
+    caches = max(0, int((memory - model.size_bytes) * CACHE_FRACTION))
+    slots = min(settings.max_concurrent_requests, MAX_SLOTS)
+    context = model.context_length or DEFAULT_CONTEXT
+    pool = max(4 * context, 1024 * slots)
+    if per_token := kv_bytes_per_token(_config(model)):
+        pool = max(1024, min(pool, int(caches / per_token / PADDING)))
+    context = min(context, pool)
+    parameters = {
+        "slots": slots,
+        "context": context,
+        "memory_bytes": memory,
+        "prefill_chunk": CHUNK_ON_CPU if chosen == "cpu" else CHUNK,
+        "prefix_cache_bytes": int(caches * PREFIX_FRACTION),
+        "device": "cpu" if chosen == "cpu" else "auto",
+    }
+    return Plan(parameters, Limits(slots=slots, pool_tokens=pool, context=context))
+
+
+def kv_bytes_per_token(config: dict[str, Any]) -> int | None:
+    """Work out from config.json what a token takes in a cache of 16-bit floats (or its dtype's).
+
+    Returns:
+        Bytes, or None when the configuration does not say.
+    """
+    text = config.get("text_config")
+    config = config | text if isinstance(text, dict) else config
+    try:
+        heads = config["num_attention_heads"]
+        kv_heads = config.get("num_key_value_heads") or heads
+        head = config.get("head_dim") or config["hidden_size"] // heads
+        width = 4 if config.get("torch_dtype") == "float32" else 2
+        return int(config["num_hidden_layers"] * 2 * kv_heads * head * width)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _memory(machine: Machine, chosen: str) -> int:
+    if chosen == "cuda" and machine.gpus:
+        return machine.gpus[0].memory_bytes
+    return machine.memory_bytes
+
+
+def _config(model: Model) -> dict[str, Any]:
+    try:
+        config = json.loads((model.path / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
