@@ -81,6 +81,13 @@ def test_no_engine_is_imported_into_our_processes(path: Path) -> None:
         assert not engines & {found.split(".")[0] for found in imported(path)}
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_conversions_import_what_is_heavy(path: Path) -> None:
+    if path.parent.name != "convert":
+        heavy = {"numpy", "gguf", "tokenizers", "safetensors"}
+        assert not heavy & {found.split(".")[0] for found in imported(path)}
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_child_processes_import_only_the_standard_library(name: str) -> None:
     import sys

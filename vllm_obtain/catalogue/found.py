@@ -53,6 +53,23 @@ def models_in(folder: Folder) -> list[Found]:
     return sorted(found, key=lambda each: each.path)
 
 
+def model_of(path: Path) -> Found | None:
+    """The model that this GGUF file, or first part of a split one, belongs to.
+
+    Args:
+        path: the file; as in a scan, its other parts are looked for beside it.
+
+    Raises:
+        OSError: its folder can't be read.
+    """
+    folder = Folder(path.parent, {}, [], [])
+    for entry in path.parent.iterdir():
+        if entry.suffix.lower() == ".gguf" and entry.is_file():
+            facts = entry.stat()
+            folder.files[entry.name] = FileFacts(entry, facts.st_size, facts.st_mtime_ns)
+    return next((found for found in _gguf_models(folder) if found.path == path), None)
+
+
 def is_whole_folder(folder: Folder) -> bool:
     """Whether the folder is one model, so that what lies below it is part of that.
 

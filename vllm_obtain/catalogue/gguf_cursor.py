@@ -9,9 +9,12 @@ import os
 import struct
 from typing import Final
 
+Value = int | float | str | list[int] | list[float] | list[str]
+
 MAX_HEADER: Final = 256 * 1024 * 1024  # bytes; the largest vocabularies need some 20 MiB
 MAX_STRINGS: Final = 4_000_000  # in all arrays together; the largest vocabularies have 0.8 million
 MAX_TEXT: Final = 64 * 1024  # bytes of a key, a name or any other string that is kept
+MAX_LONG_TEXT: Final = 1024 * 1024  # bytes of a string that was asked for, such as a template
 BLOCK: Final = 256 * 1024
 
 STRING: Final = 8
@@ -71,12 +74,33 @@ class Cursor:
         """Read an unsigned 64-bit number."""
         return int(_U64.unpack(self.read(8))[0])
 
-    def text(self) -> str:
-        """Read a string; bytes that are not UTF-8 are replaced."""
+    def text(self, limit: int = MAX_TEXT) -> str:
+        """Read a string of at most `limit` bytes; those that are not UTF-8 are replaced."""
         length = self.u64()
-        if length > MAX_TEXT:
+        if length > limit:
             raise GGUFError(f"has a string of {length} bytes where a short one belongs")
         return self.read(length).decode("utf-8", "replace")
+
+    def value(self, type_id: int) -> Value:
+        """Read a value of this type whole, arrays included; a truth value is 0 or 1."""
+        if type_id in SCALARS:
+            return self._scalars(type_id, 1)[0]
+        if type_id == STRING:
+            return self.text(MAX_LONG_TEXT)
+        if type_id != ARRAY:
+            raise GGUFError(f"has a value of the unknown type {type_id}")
+        type_id, count = self.u32(), self.u64()
+        if type_id in SCALARS:
+            return self._scalars(type_id, count)
+        if type_id != STRING:
+            raise GGUFError(f"has an array of the type {type_id}, which can't be read")
+        self._require(self.at + 8 * count)
+        return [self.text() for _ in range(count)]
+
+    def _scalars(self, type_id: int, count: int) -> list[int]:
+        scalar = SCALARS[type_id]
+        self._require(self.at + count * scalar.size)
+        return list(struct.unpack(f"<{count}{scalar.format[1:]}", self.read(count * scalar.size)))
 
     def skip_value(self, type_id: int) -> None:
         """Move over a value of this type, arrays included."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 from vllm_obtain.catalogue.gguf_cursor import (
@@ -17,6 +18,7 @@ from vllm_obtain.catalogue.gguf_cursor import (
     STRING,
     Cursor,
     GGUFError,
+    Value,
 )
 from vllm_obtain.catalogue.gguf_types import TENSOR_BLOCKS
 
@@ -26,6 +28,23 @@ MAX_LAYERS: Final = 4096
 MAX_KEY: Final = 128  # characters of a key that we look up; longer ones are skipped
 _MIN_PAIR_BYTES: Final = 13
 _MIN_TENSOR_BYTES: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of a GGUF file.
+
+    Args:
+        name: such as `blk.0.attn_q.weight`.
+        shape: rows first, as numpy and safetensors have it; GGUF has it the other way round.
+        type_id: ggml's number of its type.
+        offset: where it begins in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    offset: int
 
 
 class Layout:
@@ -89,6 +108,23 @@ class Layout:
             raise GGUFError(f"has a {key} with {count} elements")
         return tuple(self._number(key, type_id) for _ in range(count))
 
+    def value(self, key: str) -> Value | None:
+        """Whatever is under this key, or None; arrays whole, so not for files at a scan."""
+        type_id = self._go_to(key)
+        return None if type_id is None else self._cursor.value(type_id)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of this file."""
+        cursor = self._cursor
+        cursor.at = self._tensors_at
+        found = []
+        for _ in range(self.tensor_count):
+            name, dimensions = cursor.text(), cursor.u32()
+            shape = struct.unpack(f"<{dimensions}Q", cursor.read(8 * dimensions))
+            type_id, offset = cursor.u32(), cursor.u64()
+            found.append(Tensor(name, shape[::-1], type_id, self._data_at + offset))
+        return found
+
     def _number(self, key: str, type_id: int) -> int:
         if type_id not in INTEGERS:
             raise GGUFError(f"has a {key} that is not a whole number")
@@ -131,14 +167,15 @@ class Layout:
 
     def _check_tensors(self) -> None:
         cursor = self._cursor
+        self._tensors_at = cursor.at
         ends = [self._tensor_end() for _ in range(self.tensor_count)]
         after_header = cursor.at
         alignment = self.number("general.alignment")
         alignment = 32 if alignment is None else alignment
         if alignment < 1 or alignment & (alignment - 1):
             raise GGUFError(f"has an impossible general.alignment of {alignment}")
-        data = -(-after_header // alignment) * alignment
-        expected = data + max(ends, default=0)
+        self._data_at = -(-after_header // alignment) * alignment
+        expected = self._data_at + max(ends, default=0)
         if ends and expected > cursor.size:
             raise GGUFError(f"is truncated: {cursor.size} of {expected} bytes are there")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vllm_obtain.catalogue import gguf, naming, safetensors
-from vllm_obtain.catalogue.found import Found, is_whole_folder, models_in
+from vllm_obtain.catalogue.found import Found, is_whole_folder, model_of, models_in
 from vllm_obtain.catalogue.model import Model
 from vllm_obtain.catalogue.walk import walk
 
@@ -40,6 +40,24 @@ def scan(models_dir: Path, known: Iterable[Model] = ()) -> list[Model]:
         dataclasses.replace(model, name=name) for name, (_, model) in zip(names, pairs, strict=True)
     ]
     return sorted(models, key=lambda model: model.name)
+
+
+def read_file(path: Path) -> Model | None:
+    """Read one GGUF model, as a scan would; its name is that of its file.
+
+    Args:
+        path: the file, or the first part of a split one.
+
+    Returns:
+        The model, or None if there is no such GGUF file.
+
+    Raises:
+        OSError: its folder can't be read.
+    """
+    found = model_of(path)
+    if found is None:
+        return None
+    return dataclasses.replace(_read(found, found.revision), name=found.stem)
 
 
 def _find(models_dir: Path) -> list[Found]:

@@ -1,0 +1,88 @@
+"""What a GGUF file says about rotary positions, in the words of a Hugging Face config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vllm_obtain.catalogue.convert.errors import ConversionError
+from vllm_obtain.catalogue.convert.source import Source
+
+ROPE_FREQS = "rope_freqs.weight"
+# Llama 3.1 and its descendants: the file has only the factors that follow from these.
+_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
+
+
+def rope_scaling(source: Source) -> dict[str, object] | None:
+    """The `rope_scaling` of config.json, or None.
+
+    Raises:
+        ConversionError: the scaling is of a kind that has no counterpart.
+    """
+    prefix = f"{source.architecture}.rope"
+    kind = source.text(f"{prefix}.scaling.type")
+    if ROPE_FREQS in source.tensors:
+        base = source.real(f"{prefix}.freq_base", 10000.0)
+        return llama3_scaling(base, source.floats(ROPE_FREQS))
+    if kind in (None, "none"):
+        return None
+    if kind not in ("linear", "yarn"):
+        raise ConversionError(f"{source.path.name} scales positions by {kind}, which is unknown.")
+    scaling: dict[str, object] = {
+        "type": kind,
+        "rope_type": kind,
+        "factor": source.real(f"{prefix}.scaling.factor"),
+    }
+    if kind == "yarn":
+        original = source.integer(f"{prefix}.scaling.original_context_length")
+        scaling["original_max_position_embeddings"] = original
+    return scaling
+
+
+def llama3_factors(base: float, dimensions: int, factor: float) -> list[float]:
+    """The divisors of each frequency in Llama 3.1's scaling.
+
+    Source: `generate_extra_tensors` of llama.cpp's convert_hf_to_gguf.py, which has it from
+    transformers' `_compute_llama3_parameters`.
+
+    Args:
+        base: rope theta.
+        dimensions: width of a head.
+        factor: how much longer the context became.
+    """
+    factors = []
+    for index in range(0, dimensions, 2):
+        wavelength = 2 * math.pi * base ** (index / dimensions)
+        if wavelength < _ORIGINAL / _HIGH:
+            factors.append(1.0)
+        elif wavelength > _ORIGINAL / _LOW:
+            factors.append(factor)
+        else:
+            smooth = (_ORIGINAL / wavelength - _LOW) / (_HIGH - _LOW)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return factors
+
+
+def llama3_scaling(base: float, divisors: Sequence[float]) -> dict[str, object]:
+    """The `rope_scaling` from which a file's `rope_freqs` were made.
+
+    Args:
+        base: rope theta.
+        divisors: the values of that tensor.
+
+    Raises:
+        ConversionError: they follow from no scaling that we know.
+    """
+    factor = round(max(divisors, default=0.0), 4)
+    known = llama3_factors(base, 2 * len(divisors), factor) if factor > 0 else []
+    pairs = zip(known, divisors, strict=False)
+    if not known or not all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs):
+        raise ConversionError("The model scales its positions in a way that has no name.")
+    return {
+        "type": "llama3",
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": _LOW,
+        "high_freq_factor": _HIGH,
+        "original_max_position_embeddings": _ORIGINAL,
+    }
