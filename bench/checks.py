@@ -1,4 +1,4 @@
-"""What has to be reached, what was expected before measuring, and whether it was reached."""
+"""What has to be reached, what was expected, and whether it was reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ADDED_MS = 3.0
 WORKER_MB = 250.0
 HEALTH_P99_MS = 50.0
 
-# Written before the first run; README.md says why, and why some are far from what was seen.
+# README.md says why, which of these were written before a run, and why some are far off.
 EXPECTED_RATIO = {1: "0.99", 16: "0.99", 64: "0.99"}
 EXPECTED_ADDED = {1: "2 ms", 16: "3 ms", 64: "3 ms"}
 EXPECTED = {
@@ -34,7 +34,7 @@ class Check:
 
     Args:
         what: what was measured.
-        expected: what we thought it would be, written before the first full run.
+        expected: what we thought it would be; README.md says when that was written.
         target: what it must be; empty when it is only told.
         seen: what it was.
         ok: whether the target was met; None without one.

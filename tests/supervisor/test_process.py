@@ -177,16 +177,18 @@ async def test_the_pid_file_comes_and_goes(runtime: Path) -> None:
 
 @in_loop
 async def test_a_guard_that_cannot_note_the_pid_leaves_nothing(runtime: Path) -> None:
+    before = children()
     process = EngineProcess("test", runtime / "no-such-folder" / "e1.pid")
     command = [sys.executable, "-u", "-I", "-S", "-c", DEAF + SLEEP]
     await process.start(Launch(command, Limits(1, 1, 1)))
     await process.wait()
     assert "no-such-folder" in " ".join(process.tail)
-    await until(lambda: not children())
+    await until(lambda: not children() - before)
 
 
 @in_loop
 async def test_cancelling_a_start_leaves_nothing(runtime: Path) -> None:
+    before = children()
     for turns in range(4):
         process = EngineProcess("test", runtime / "e1.pid")
         command = [sys.executable, "-u", "-I", "-S", "-c", "print('up', flush=True);" + SLEEP]
@@ -197,10 +199,10 @@ async def test_cancelling_a_start_leaves_nothing(runtime: Path) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await starting
         await process.stop(0)
-        assert not children()
+        assert not children() - before
 
 
-def children() -> list[int]:
-    """The processes of this test that run."""
+def children() -> set[int]:
+    """The processes that descend from the tests' own and run."""
     found = psutil.Process().children(recursive=True)
-    return [each.pid for each in found if lives(each.pid)]
+    return {each.pid for each in found if lives(each.pid)}

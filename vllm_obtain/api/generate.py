@@ -25,7 +25,12 @@ from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
 
 log = get_logger("vllm_obtain.generate")
 
-MAX_ATTEMPTS = 3
+# Engine processes that one request may see the end of, and leases it may take meanwhile.
+MAX_PROCESSES = 3
+MAX_ATTEMPTS = 6
+# Seconds before the second lease, doubled for each further one, 3 s in all: an engine's end shows
+# on its connections before the supervisor has seen it, and would give a lease on the same process.
+RETRY_PAUSE = 0.1
 # What a request without max_tokens asks for at a time.
 EXTENSION_TOKENS = 512
 # Tokens that came without an event of their own (half a character, a held back stop string).
@@ -60,6 +65,7 @@ class Generation:
         self._cancel = cancel
         self._deadline = time.monotonic() + timeout
         self._tokens_left = 0
+        self._process = 0.0  # when the engine process of the current lease started
         self.tally = Tally()
 
     def __iter__(self) -> Iterator[list[Event]]:
@@ -69,6 +75,7 @@ class Generation:
             ServiceError: it cannot be done, or broke off.
             ClientGone: `cancel` fired.
         """
+        lost: set[float] = set()
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 yield from self._attempt()
@@ -79,13 +86,16 @@ class Generation:
             except (EngineLost, SupervisorLost) as error:
                 if self._cancel.gone:
                     raise ClientGone from None
-                if self.tally.started or attempt == MAX_ATTEMPTS:
+                lost.add(self._process)
+                if self.tally.started or attempt == MAX_ATTEMPTS or len(lost) == MAX_PROCESSES:
                     raise
                 log.warning("asking again", model=self._model.name, reason=error.message)
+                time.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
 
     def _attempt(self) -> Iterator[list[Event]]:
         with self._leased() as (line, granted):
             self._tokens_left = granted.tokens
+            self._process = granted.loaded_at
             adapter = self._adapters(granted.engine)
             adapter.check(self._request)
             exchange = Exchange(granted.socket, self._deadline)
