@@ -30,6 +30,7 @@ ALONE = {
     "supervisor/guard.py": set(),
     "engines/llama_cpp_server.py": {"xllamacpp"},
     "engines/mlx_server.py": set(),
+    "engines/vllm_server.py": {"vllm"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

