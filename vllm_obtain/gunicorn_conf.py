@@ -19,6 +19,7 @@ from typing import Any
 from vllm_obtain import log
 from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
+from vllm_obtain.api.hasten import calm_collector, hasten
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.errors import SettingsError, StartError
 from vllm_obtain.hardware import device
@@ -73,6 +74,7 @@ def on_starting(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Take over recycling, count connections, and let the predecessor go if there is one."""
     raise_file_limit()
+    calm_collector()
     made: Services = worker.wsgi.extensions[EXTENSION]
     limit = worker.max_requests
     worker.recycle_at, worker.recycle_every = limit, limit
@@ -119,6 +121,7 @@ def _count_connections(worker: Any, made: Services) -> None:
     handle = worker.handle
 
     def counted(listener: Any, client: Any, address: Any) -> None:
+        hasten(client)
         made.connections.opened(client)
         try:
             handle(listener, client, address)

@@ -240,6 +240,18 @@ def test_a_long_prompt_does_not_stall_a_running_stream(service: Service) -> None
     assert max(gaps) <= 3.0, max(gaps)
 
 
+def test_the_head_of_a_stream_comes_before_its_first_token(service: Service) -> None:
+    text = f"{time.monotonic_ns()} " + "the quick brown fox jumps over the lazy dog and " * 100
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2, "stream": True}
+    began = time.monotonic()
+    events = _events(service, "/v1/chat/completions", body)
+    assert b'"role":"assistant"' in next(events)
+    head = time.monotonic() - began
+    assert b'"content"' in next(events)
+    first = time.monotonic() - began
+    assert head < first / 2, "the engine reads a thousand tokens in between"
+
+
 LONG = "the quick brown fox jumps over the lazy dog and " * 300
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from tests.fake_engine import write_model
 from tests.supervisor.helpers import asking, descriptors, lives
 from tests.supervisor.instance import Instance, eventually, wait_until_gone
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.messages import Done, Granted, Load, Recall, Status, StatusReply
+from vllm_obtain.messages import Done, Granted, Load, Recall, Release, Status, StatusReply
 from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
 
 Make = Callable[..., Instance]
@@ -127,6 +128,46 @@ def test_interrupting_a_line_ends_its_wait(instances: Make, models: Path, tmp_pa
     line.close()
     assert len(ends) == 1
     eventually(lambda: it.status().in_flight == 0)
+
+
+def test_a_line_serves_one_lease_after_another(instances: Make, models: Path) -> None:
+    write_model(models, "a")
+    it = instances()
+    it.start()
+
+    def lease() -> socket.socket:
+        with it.supervisor.lease_line() as line:
+            line.ask(asking("a"), Granted, 30)
+            line.send(Release("stop"))
+        return line.socket
+
+    first = lease()
+    assert lease() is first, "the same connection"
+    assert it.status().in_flight == 0
+    with pytest.raises(ZeroDivisionError), it.supervisor.lease_line() as line:
+        line.ask(asking("a"), Granted, 30)
+        raise ZeroDivisionError
+    eventually(lambda: it.status().in_flight == 0)
+    second = lease()
+    assert second is not first, "one that ended badly is closed, which gives back its lease"
+    with it.supervisor.lease_line() as line:
+        line.ask(asking("a"), Granted, 30)
+        line.interrupt()
+    assert lease() is not second, "one that was interrupted is of no use"
+
+
+def test_lines_of_a_dead_supervisor_are_not_used(instances: Make, models: Path) -> None:
+    write_model(models, "a")
+    it = instances()
+    pid = it.start()
+    with it.supervisor.lease_line() as line:
+        line.ask(asking("a"), Granted, 30)
+        line.send(Release("stop"))
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pid)
+    eventually(lambda: not listens(it.folder / "control.sock"))
+    with it.supervisor.lease_line() as line:
+        assert line.ask(asking("a"), Granted, 30).model == "a"
 
 
 def test_no_descriptor_is_left(instances: Make, models: Path) -> None:

@@ -35,6 +35,8 @@ RETRY_PAUSE = 0.1
 EXTENSION_TOKENS = 512
 # Tokens that came without an event of their own (half a character, a held back stop string).
 UNSEEN_TOKENS = 8
+# A reservation that is too large by less than this is not worth a message to the supervisor.
+SETTLE_TOKENS = 512
 
 
 class Generation:
@@ -65,11 +67,13 @@ class Generation:
         self._cancel = cancel
         self._deadline = time.monotonic() + timeout
         self._tokens_left = 0
+        self._reserved = 0  # tokens for the prompt, before its true length is known
+        self._begun = False
         self._process = 0.0  # when the engine process of the current lease started
         self.tally = Tally()
 
     def __iter__(self) -> Iterator[list[Event]]:
-        """Yield events as they come.
+        """Yield events as they come; the first list is empty when the engine reads the prompt.
 
         Raises:
             ServiceError: it cannot be done, or broke off.
@@ -102,7 +106,8 @@ class Generation:
             with contextlib.closing(exchange), self._cancel.attached(exchange):
                 for events in exchange.events(*self._ask(adapter)):
                     passed = self._pass(line, events)
-                    if passed:
+                    if passed or not self._begun:
+                        self._begun = True
                         yield passed
                     if self.tally.finished:
                         return
@@ -110,7 +115,7 @@ class Generation:
     @contextlib.contextmanager
     def _leased(self) -> Iterator[tuple[Line, Granted]]:
         """Hold a lease, and tell the supervisor at its end what it came to."""
-        with self._supervisor.line() as line, self._cancel.attached(line):
+        with self._supervisor.lease_line() as line, self._cancel.attached(line):
             granted = self._acquire(line)
             outcome = "error"
             try:
@@ -122,14 +127,20 @@ class Generation:
             finally:
                 if self._cancel.gone:
                     outcome = "cancelled"
-                with contextlib.suppress(OSError):
-                    line.send(self.tally.release(outcome))
+                self._release(line, outcome)
+
+    def _release(self, line: Line, outcome: str) -> None:
+        try:
+            line.send(self.tally.release(outcome))
+        except OSError:
+            line.close()
 
     def _acquire(self, line: Line) -> Granted:
         left = self._deadline - time.monotonic()
+        self._reserved = byte_length(self._request)
         acquire = Acquire(
             model=self._model.name,
-            prompt_tokens=byte_length(self._request),
+            prompt_tokens=self._reserved,
             max_tokens=self._request.token_limit,
             timeout=max(0.0, left),
         )
@@ -164,7 +175,8 @@ class Generation:
     def _progress(self, line: Line, progress: Progress) -> None:
         if self.tally.prompt_tokens != progress.total:
             self.tally.prompt_tokens = progress.total
-            line.send(Settle(progress.total))
+            if not 0 <= self._reserved - progress.total < SETTLE_TOKENS:
+                line.send(Settle(progress.total))
         self.tally.cached_tokens = progress.cached
 
     def _spent(self, line: Line) -> bool:

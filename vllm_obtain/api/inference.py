@@ -51,6 +51,8 @@ def _answer(asked: InferenceRequest, renderer: type[Renderer]) -> Response:
     with ExitStack() as held:
         held.enter_context(watched(request.environ, cancel))
         batches = held.enter_context(_closing(_batches(made, asked, model, cancel, held)))
+        # Whatever refuses the request does so before the engine begins; from then on there is time
+        # to send the head of a stream, which would otherwise delay its first token.
         first = next(batches, [])
         render = renderer(asked.model or model.name, asked.wants_usage, asked.alternatives)
         body = _chain(first, batches)
@@ -135,8 +137,7 @@ def _stream(render: Renderer, batches: Batches, held: ExitStack) -> Response:
 
 
 def _chain(first: list[Event], rest: Batches) -> Batches:
-    if first:
-        yield first
+    yield first
     yield from rest
 
 

@@ -23,6 +23,8 @@ from vllm_obtain.supervisor.owners import started
 from vllm_obtain.supervisor.wire import Frames, frame
 
 START_TIMEOUT = 20.0
+# Connections kept open between two leases; more than run at once on most machines.
+SPARE_LINES = 64
 # Whoever holds the lock may be waiting for an old supervisor to end, before it starts one.
 LOCK_TIMEOUT = 60.0
 
@@ -89,6 +91,18 @@ class Line:
                     raise answer.error()
                 return answer
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the supervisor still holds the other end; it never speaks first."""
+        try:
+            self.socket.setblocking(False)
+            self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def close(self) -> None:
         """Close; gives back what the connection held."""
         self.socket.close()
@@ -118,6 +132,7 @@ class Supervisor:
         self._owner = owner
         self._version = runtime.version(settings)
         self._folder = runtime.folder(settings.port)
+        self._spare: list[Line] = []
 
     def line(self) -> Line:
         """Open a connection, starting the supervisor if it is gone.
@@ -136,6 +151,24 @@ class Supervisor:
                 "The supervisor does not answer; see app.log and errors.log under LOG_DIR.",
                 retry_after=2,
             ) from error
+
+    @contextlib.contextmanager
+    def lease_line(self) -> Iterator[Line]:
+        """Hold a connection for one lease; one that ended well serves the next.
+
+        Raises:
+            SupervisorLost: as `line` does.
+        """
+        line = self._spare_line() or self.line()
+        try:
+            yield line
+        except BaseException:
+            line.close()
+            raise
+        if len(self._spare) < SPARE_LINES:
+            self._spare.append(line)
+        else:
+            line.close()
 
     def ask(self, message: messages.Message, reply: type[R], timeout: float | None = 10.0) -> R:
         """Ask one question on a connection of its own.
@@ -167,6 +200,14 @@ class Supervisor:
                 self._start()
                 if not self._joined(replace=False):
                     raise SupervisorLost("The supervisor could not be started; see app.log.")
+
+    def _spare_line(self) -> Line | None:
+        while self._spare:
+            line = self._spare.pop()
+            if line.is_open:
+                return line
+            line.close()
+        return None
 
     def _joined(self, replace: bool) -> bool:
         """Join the running supervisor, or tell one that runs other code to stop."""
