@@ -21,13 +21,15 @@ LAYERS = [
     {"supervisor"},
     {"api"},
     {"announce"},
-    {"launch", "gunicorn_conf"},
+    {"launch", "gunicorn_conf", "doctor"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # What runs in a child process imports the standard library and its engine only.
 ALONE = {
     "supervisor/guard.py": set(),
+    "engines/detect_probe.py": {"xllamacpp", "mlx", "mlx_lm", "torch", "torchvision"},
     "engines/llama_cpp_server.py": {"xllamacpp"},
     "engines/mlx_server.py": set(),
     "engines/vllm_server.py": {"vllm"},

@@ -30,6 +30,9 @@ EXAMPLE = ROOT / ".env.example"
         ("EXTRA_ENGINES", "fake=module", "name=module:Class"),
         ("EXTRA_ENGINES", "=module:Class", "name=module:Class"),
         ("EXTRA_ENGINES", "a=b:c,d", "name=module:Class"),
+        ("MODEL_ENGINES", "a", "model=engine"),
+        ("MODEL_ENGINES", "a=mlx,=vllm", "model=engine"),
+        ("MODEL_ENGINES", "a=tpu", "mlx, vllm, llama_cpp"),
         ("DEVICE_TYPE", "tpu", "'auto', 'mps', 'cuda' or 'cpu'"),
         ("MODELS_DIR", "~no-such-user-here/models", "a path"),
         ("LOG_DIR", "~no-such-user-here/logs", "a path"),
@@ -137,5 +140,5 @@ def test_the_example_shows_every_variable_its_default_and_what_it_is() -> None:
             assert re.match(r"# \S.*\.$", lines[number - 1]), f"{name} has no comment above it"
     assert list(shown) == [name.upper() for name in Settings.model_fields]
     assert Settings.load(shown) == Settings.load({})
-    optional = {"EXTRA_ENGINES", "DEFAULT_MODEL", "VLLM_PYTHON", "VLLM_EXTRA_ARGS"}
+    optional = {"EXTRA_ENGINES", "DEFAULT_MODEL", "MODEL_ENGINES", "VLLM_PYTHON", "VLLM_EXTRA_ARGS"}
     assert {name for name, value in shown.items() if not value} == optional

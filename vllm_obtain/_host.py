@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,9 +58,9 @@ def allowed_cores() -> int:
     return os.cpu_count() or 1
 
 
-def sysctl() -> dict[str, str]:
-    """Ask macOS about its processor and memory; empty where there is no sysctl."""
-    command = ["/usr/sbin/sysctl", *_SYSCTL]
+def sysctl(names: Sequence[str] = _SYSCTL) -> dict[str, str]:
+    """Ask macOS about itself, by default its processor and memory; empty where it is not macOS."""
+    command = ["/usr/sbin/sysctl", *names]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -37,6 +37,12 @@ def sample() -> dict[str, float]:
     return values
 
 
+def driver() -> str | None:
+    """Return the version of the driver, such as "580.95.05"; None where there is none to ask."""
+    gpus = _gpus()
+    return _text(_ask_driver(gpus[0][0]) or "") or None if gpus else None
+
+
 def visible(setting: str | None, uuids: Sequence[str]) -> list[int]:
     """Read CUDA_VISIBLE_DEVICES as CUDA does.
 
@@ -87,6 +93,13 @@ def _ask(question: Callable[[Any], Any], gpu: Any) -> Any:
     try:
         return question(gpu)
     except Exception:  # a GPU may answer some questions and not others
+        return None
+
+
+def _ask_driver(nvml: Any) -> Any:
+    try:
+        return nvml.nvmlSystemGetDriverVersion()
+    except Exception:  # as in _ask
         return None
 
 

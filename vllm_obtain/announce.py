@@ -6,9 +6,12 @@ import json
 import sys
 
 from vllm_obtain.api.services import Services
-from vllm_obtain.engines.registry import default_model
+from vllm_obtain.engines.choice import default_model, unused_pins
 from vllm_obtain.errors import ServiceError
+from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Done, Load
+
+log = get_logger("vllm_obtain.models")
 
 _BANNER = """
 vllm-obtain is ready: {url}
@@ -42,6 +45,8 @@ def announce(made: Services) -> None:
     except ServiceError as error:
         _say(f"\nvllm-obtain answers at {url}, but its model does not:\n  {error.message}\n")
         return
+    for name in unused_pins(made.catalogue.known(), made.settings):
+        log.warning("MODEL_ENGINES names a model that is not here", model=name)
     body = json.dumps(
         {"model": model.name, "messages": [{"role": "user", "content": "Tell me a joke."}]}
     )

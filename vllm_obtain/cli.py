@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from vllm_obtain import __version__
+from vllm_obtain.doctor.report import collect
+from vllm_obtain.doctor.table import show
 from vllm_obtain.launch import launch
 
 app = typer.Typer(
@@ -33,6 +40,21 @@ def serve(
 ) -> None:
     """Start the service; settings come from the environment and .env."""
     launch("dev" if mode is Mode.DEV else "prod", fetch)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say what this machine can run, and what to fix; exits 0 when a model can be served."""
+    out = Console(highlight=False)
+    with Console(stderr=True).status("Looking at the engines…"):
+        found = collect(os.environ, Path(".env"))
+    if as_json:
+        typer.echo(json.dumps({"ok": found.ok, **asdict(found)}, indent=2))
+    else:
+        show(found, out)
+    raise typer.Exit(0 if found.ok else 1)
 
 
 @app.command()

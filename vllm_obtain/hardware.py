@@ -19,7 +19,16 @@ from vllm_obtain import _host, _nvidia
 from vllm_obtain._footprint import process_memory
 from vllm_obtain.errors import StartError
 
-__all__ = ["GPU", "DeviceName", "Machine", "describe", "device", "process_memory", "sample"]
+__all__ = [
+    "GPU",
+    "DeviceName",
+    "Machine",
+    "describe",
+    "device",
+    "driver",
+    "process_memory",
+    "sample",
+]
 
 DeviceName = Literal["mps", "cuda", "cpu"]
 
@@ -147,6 +156,11 @@ def device(setting: str, machine: Machine | None = None) -> DeviceName:
         f"DEVICE_TYPE={setting} needs {needs.get(setting, 'a device of that name')}, and this "
         f"machine has none ({machine}). Set DEVICE_TYPE=auto, which is {machine.device} here."
     )
+
+
+def driver() -> str | None:
+    """Return the version of NVIDIA's driver; None where there is no GPU of theirs."""
+    return _nvidia.driver()
 
 
 def sample(folder: Path | None = None) -> dict[str, float]:

@@ -207,7 +207,10 @@ class Done(Message, frozen=True):
 
 
 class EngineStatus(Struct, frozen=True):
-    """One engine, as the status page shows it. Memory in bytes, times in seconds."""
+    """One engine, as the status page shows it. Memory in bytes, times in seconds.
+
+    `reason` says why this engine serves this model.
+    """
 
     engine: str
     model: str
@@ -224,6 +227,7 @@ class EngineStatus(Struct, frozen=True):
     tokens_pool: int | None
     load_seconds: float | None
     idle_seconds: float | None
+    reason: str | None = None
 
 
 class StatusReply(Message, frozen=True):

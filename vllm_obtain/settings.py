@@ -51,6 +51,14 @@ def _plugins(value: str) -> str:
     return value
 
 
+def _pins(value: str) -> str:
+    for item in filter(str.strip, value.split(",")):
+        name, equals, engine = item.rpartition("=")
+        if not (name.strip() and equals and engine.strip()):
+            raise ValueError("Input should be model=engine, several separated by commas")
+    return value
+
+
 # Arguments of vLLM's that are ours to give, and what to set instead.
 _VLLM_OURS = {
     "--uds": "PORT",
@@ -93,6 +101,7 @@ class Settings(BaseModel):
     extra_engines: Annotated[str, AfterValidator(_plugins)] = ""
     device_type: Annotated[Device, BeforeValidator(_lower)] = "auto"
     default_model: str = ""
+    model_engines: Annotated[str, AfterValidator(_pins)] = ""
     models_dir: AbsolutePath = Path("models").absolute()
     max_concurrent_models: int = Field(1, ge=1, le=64)
     mlx_memory_fraction: float = Field(0.8, gt=0, le=0.95)
@@ -129,8 +138,8 @@ class Settings(BaseModel):
             SettingsError: a value is not allowed; the message names the variable and what is.
         """
         merged: dict[str, str] = {}
-        if dotenv is not None and dotenv.is_file():
-            merged = {k: v for k, v in dotenv_values(dotenv).items() if v is not None}
+        if dotenv is not None:
+            merged = _read_file(dotenv)
         merged.update(environ)
         values = {
             name: merged[name.upper()].strip()
@@ -150,8 +159,22 @@ class Settings(BaseModel):
         pairs = (item.partition("=") for item in self.extra_engines.split(",") if item.strip())
         return {str(_engine_name(name)): target.strip() for name, _, target in pairs}
 
+    @property
+    def engine_pins(self) -> dict[str, str]:
+        """MODEL_ENGINES as a mapping of model name to engine."""
+        # From the right: a model's name may hold the sign, an engine's never.
+        pairs = (item.rpartition("=") for item in self.model_engines.split(",") if item.strip())
+        return {name.strip(): str(_engine_name(engine)) for name, _, engine in pairs}
+
     def _check_engine(self) -> None:
-        allowed = ["auto", "mlx", "vllm", "llama_cpp", *self.engine_plugins]
+        engines = ["mlx", "vllm", "llama_cpp", *self.engine_plugins]
+        for name, engine in self.engine_pins.items():
+            if engine not in engines:
+                raise SettingsError(
+                    f"MODEL_ENGINES={self.model_engines!r} is not allowed: {engine!r}, named for "
+                    f"{name!r}, is not an engine. Allowed: {', '.join(engines)}."
+                )
+        allowed = ["auto", *engines]
         if self.inference_engine not in allowed:
             raise SettingsError(
                 f"INFERENCE_ENGINE={self.inference_engine!r} is not an engine. "
@@ -162,6 +185,15 @@ class Settings(BaseModel):
 def load_settings() -> Settings:
     """Read the settings of this process: its environment over `.env` in the working directory."""
     return Settings.load(os.environ, Path(".env"))
+
+
+def _read_file(dotenv: Path) -> dict[str, str]:
+    try:
+        if not dotenv.is_file():
+            return {}
+        return {k: v for k, v in dotenv_values(dotenv).items() if v is not None}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{dotenv.absolute()} cannot be read: {error}.") from None
 
 
 def _explain(error: ValidationError, values: Mapping[str, str]) -> str:

@@ -69,6 +69,11 @@ def test_status_describes_everything_that_runs(service: Service) -> None:
     )
     assert engine["pid"] > 0 and engine["memory_bytes"] > 50_000_000
     assert {"in_flight", "queue", "restarts", "last_error", "slots", "context"} <= set(engine)
+    found = {each["engine"]: each for each in status["engines_available"]}
+    assert found.keys() == {"llama_cpp", "mlx", "vllm"}
+    assert found["llama_cpp"]["installed"] and found["llama_cpp"]["available"]
+    assert found["llama_cpp"]["version"] and found["llama_cpp"]["device"]
+    assert status["model_engines"] == {}
 
 
 def test_request_ids_are_echoed_or_made(service: Service) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.catalogue.gguf_files import write_gguf
+from tests.engines.machines import PLAIN, pretend
 from tests.engines.mlx_model import HEADS, HIDDEN, KV_HEADS, LAYERS, write_model
 from tests.service import Service, eventually
 from vllm_obtain.catalogue import Catalogue, Model
-from vllm_obtain.engines import mlx_engine, openblas
+from vllm_obtain.engines import openblas
 from vllm_obtain.engines.mlx_engine import Mlx
 from vllm_obtain.engines.mlx_sizing import kv_bytes_per_token, size
 from vllm_obtain.hardware import Machine
@@ -40,11 +41,8 @@ def test_a_gguf_file_needs_a_conversion(tmp_path: Path, model: Model) -> None:
 
 
 def test_what_is_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlx_engine, "_is_installed", lambda module: module == "mlx")
-    monkeypatch.setattr("sys.platform", "linux")
-    assert Mlx().missing() == "mlx-lm is not installed; run: pip install 'mlx[cpu]' mlx-lm."
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert Mlx().missing() == "mlx-lm is not installed; run: pip install mlx-lm."
+    pretend(monkeypatch, PLAIN)
+    assert "pip install 'mlx[cpu]>=0.30' 'mlx-lm>=0.31'" in (Mlx().missing() or "")
 
 
 def test_the_size_follows_the_model_and_the_machine(model: Model) -> None:

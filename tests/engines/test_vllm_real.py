@@ -17,11 +17,11 @@ import pytest
 
 from tests.api.test_chat import text_of
 from tests.service import Service, eventually
-from vllm_obtain.engines.vllm_python import why_missing
+from vllm_obtain.engines.vllm_engine import Vllm
 from vllm_obtain.settings import Settings
 
 FOLDER = os.environ.get("VLLM_TEST_MODEL", "")
-MISSING = why_missing(Settings.load({"VLLM_PYTHON": os.environ.get("VLLM_PYTHON", "")})) or (
+MISSING = Vllm(Settings.load({"VLLM_PYTHON": os.environ.get("VLLM_PYTHON", "")})).missing() or (
     "VLLM_TEST_MODEL names no Hugging Face folder" if not Path(FOLDER or "-").is_dir() else ""
 )
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(400)]

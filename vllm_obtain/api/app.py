@@ -12,6 +12,7 @@ from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.reporter import Reporter
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.engines.choice import warm
 from vllm_obtain.settings import Settings, load_settings
 from vllm_obtain.supervisor.client import Supervisor
 
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def _services(settings: Settings) -> Services:
+    warm(settings)
     owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
     supervisor = Supervisor(settings, owner)
     supervisor.ensure_running(replace=True)

@@ -15,7 +15,7 @@ from vllm_obtain.api.generate import Generation
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines.registry import default_model
+from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event

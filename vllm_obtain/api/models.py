@@ -9,7 +9,7 @@ from flask import Response, jsonify, request
 
 from vllm_obtain.api.services import services
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines.registry import why_not
+from vllm_obtain.engines.choice import why_not
 from vllm_obtain.messages import Done, Load, Unload
 from vllm_obtain.protocol.parse import decode
 from vllm_obtain.settings import Settings

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from typing import Any
 
 import msgspec
 from flask import Response, jsonify
 
 from vllm_obtain import __version__
 from vllm_obtain.api.services import Services, services
-from vllm_obtain.engines.registry import default_model, why_not
+from vllm_obtain.engines import detect
+from vllm_obtain.engines.choice import default_model, why_not
+from vllm_obtain.engines.detect_judge import Facts
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.hardware import describe
 from vllm_obtain.messages import EngineStatus, Metrics, MetricsReply, Status, StatusReply
@@ -50,6 +53,8 @@ def status() -> Response:
         "requests_in_flight": now.in_flight,
         "response_cache": now.cache,
         "engines": now.engines,
+        "engines_available": [_available(found) for found in detect.snapshot(made.settings)],
+        "model_engines": made.settings.engine_pins,
     }
     return Response(msgspec.json.encode(body), mimetype="application/json")
 
@@ -65,6 +70,10 @@ def metrics() -> Response:
 def version() -> Response:
     """GET /version."""
     return jsonify(version=__version__)
+
+
+def _available(found: Facts) -> dict[str, Any]:
+    return {"available": found.reason is None, **asdict(found)}
 
 
 def _why_no_model(made: Services) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vllm_obtain.catalogue import Model
+from vllm_obtain.catalogue.convert import Target
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
@@ -44,6 +45,8 @@ class Adapter(ABC):
     name: ClassVar[str]
     # Request parameters that this engine honours; any other one is a 400 that names it.
     parameters: ClassVar[frozenset[str]]
+    # What a GGUF file can be made into for this engine, when it loads none itself.
+    conversion: ClassVar[Target | None] = None
     chat_path: ClassVar[str] = "/v1/chat/completions"
     completion_path: ClassVar[str] = "/v1/completions"
 

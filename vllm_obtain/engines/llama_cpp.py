@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import llama_cpp_server
+from vllm_obtain.engines import detect, llama_cpp_server
 from vllm_obtain.engines.base import Adapter, Launch
 from vllm_obtain.engines.llama_cpp_sizing import size
 from vllm_obtain.hardware import Machine
@@ -44,10 +42,8 @@ class LlamaCpp(Adapter):
     }
 
     def missing(self) -> str | None:
-        """Look for xllamacpp, without importing it."""
-        if not _is_installed():
-            return "xllamacpp is not installed; run: pip install xllamacpp."
-        return None
+        """Ask what is known of xllamacpp here."""
+        return detect.facts(self.name, self.settings).missing
 
     def refuses(self, model: Model) -> str | None:
         """Accept GGUF files."""
@@ -79,11 +75,6 @@ class LlamaCpp(Adapter):
         if request.logprobs is not None:
             body["logprobs"] = request.logprobs or 1
         return body
-
-
-@functools.cache
-def _is_installed() -> bool:
-    return importlib.util.find_spec("xllamacpp") is not None
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import mlx_server
+from vllm_obtain.engines import detect, mlx_server
 from vllm_obtain.engines.base import Adapter, Launch
 from vllm_obtain.engines.mlx_sizing import size
 from vllm_obtain.engines.openblas import preload
@@ -29,6 +27,7 @@ class Mlx(Adapter):
     """Safetensors folders on Metal, on CUDA or on CPUs, by what the installed mlx was built for."""
 
     name = "mlx"
+    conversion = "mlx"
     parameters = frozenset(
         "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
         "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
@@ -36,11 +35,8 @@ class Mlx(Adapter):
     )
 
     def missing(self) -> str | None:
-        """Look for mlx and mlx-lm, without importing them."""
-        if all(map(_is_installed, ("mlx", "mlx_lm"))):
-            return None
-        packages = "mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"
-        return f"mlx-lm is not installed; run: pip install {packages}."
+        """Ask what is known of mlx-lm here."""
+        return detect.facts(self.name, self.settings).missing
 
     def refuses(self, model: Model) -> str | None:
         """Accept safetensors folders."""
@@ -74,11 +70,6 @@ class Mlx(Adapter):
         if request.logprobs is not None:
             body["logprobs"] = request.logprobs
         return body
-
-
-@functools.cache
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def _fast_blas(machine: Machine) -> dict[str, str]:

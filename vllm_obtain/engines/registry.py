@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from typing import Final
 
-from vllm_obtain.catalogue import Catalogue, Model
+from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.errors import EngineFailed
+from vllm_obtain.hardware import DeviceName, Machine, describe
 from vllm_obtain.settings import Settings
 
 BUILT_IN = {
     "llama_cpp": "vllm_obtain.engines.llama_cpp:LlamaCpp",
     "mlx": "vllm_obtain.engines.mlx_engine:Mlx",
     "vllm": "vllm_obtain.engines.vllm_engine:Vllm",
+}
+# By device, the best first; see docs/architecture.md for why.
+ORDER: Final[dict[DeviceName, tuple[str, ...]]] = {
+    "mps": ("mlx", "llama_cpp", "vllm"),
+    "cuda": ("vllm", "llama_cpp", "mlx"),
+    "cpu": ("llama_cpp", "vllm", "mlx"),
 }
 
 
@@ -45,65 +52,40 @@ def adapter(name: str, settings: Settings) -> Adapter:
     return made
 
 
-def candidates(settings: Settings) -> list[str]:
-    """List the engines that may serve, the preferred one first."""
+def candidates(settings: Settings, machine: Machine | None = None) -> list[str]:
+    """List the engines that may serve, the preferred one first.
+
+    Args:
+        settings: INFERENCE_ENGINE leaves one; auto takes all, those of EXTRA_ENGINES last.
+        machine: the machine to decide for; this one when left out.
+    """
     if settings.inference_engine != "auto":
         return [settings.inference_engine]
-    return list(BUILT_IN)
+    return list(dict.fromkeys([*ORDER[order_by(settings, machine)], *settings.engine_plugins]))
+
+
+def order_by(settings: Settings, machine: Machine | None = None) -> DeviceName:
+    """Name the device that decides the order: DEVICE_TYPE, or the best that is here."""
+    device = settings.device_type
+    return (machine or describe()).device if device == "auto" else device
 
 
 def choose(model: Model, settings: Settings) -> Adapter:
-    """Find the engine for a model: the first candidate that is installed and can load it.
+    """Find the engine that loads a model as it is.
 
     Raises:
         EngineFailed: none can; the message says why for each.
     """
-    reasons = []
-    for name in candidates(settings):
-        engine = adapter(name, settings)
-        reason = engine.missing() or engine.refuses(model)
-        if reason is None:
-            return engine
-        reasons.append(f"{name}: {reason}")
-    raise EngineFailed(
-        f"No engine here can load '{model.name}'. {' '.join(reasons)}",
-        status=503,
-        code="no_engine_for_model",
-    )
+    from vllm_obtain.engines.choice import ranked  # which builds on this module
 
-
-def default_model(catalogue: Catalogue, settings: Settings) -> Model | None:
-    """Find the model for requests that name none, and for the start.
-
-    Returns:
-        DEFAULT_MODEL; if that is empty, the first model that can be served here; if there is
-        none, the first one at all, whose load will say what is wrong; None if there is nothing.
-
-    Raises:
-        ModelNotFound: DEFAULT_MODEL names no model.
-    """
-    if settings.default_model:
-        return catalogue.find(settings.default_model)
-    return (
-        _first_servable(catalogue.known(), settings)
-        or _first_servable(catalogue.models(), settings)
-        or next(iter(catalogue.known()), None)
-    )
-
-
-def _first_servable(models: Iterable[Model], settings: Settings) -> Model | None:
-    return next((model for model in models if why_not(model, settings) is None), None)
-
-
-def why_not(model: Model, settings: Settings) -> str | None:
-    """Say why a model cannot be served, or None when it can."""
-    if model.problem:
-        return model.problem
-    try:
-        choose(model, settings)
-    except EngineFailed as error:
-        return error.message
-    return None
+    best = ranked(model, settings)[0]
+    if best.conversion is not None:
+        raise EngineFailed(
+            f"No engine here can load '{model.name}' as it is. {best.reason}",
+            status=503,
+            code="no_engine_for_model",
+        )
+    return best.adapter
 
 
 def _not_installed(message: str) -> EngineFailed:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import hf_config, vllm_server
+from vllm_obtain.engines import detect, hf_config, vllm_server
 from vllm_obtain.engines.base import Adapter, Launch
-from vllm_obtain.engines.vllm_python import interpreter, why_missing
 from vllm_obtain.engines.vllm_sizing import size
 from vllm_obtain.engines.vllm_stages import stage
 from vllm_obtain.hardware import Machine
@@ -30,6 +29,7 @@ class Vllm(Adapter):
     """Hugging Face folders on NVIDIA GPUs, or on a CPU."""
 
     name = "vllm"
+    conversion = "hf"
     parameters = frozenset(
         "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
         "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
@@ -37,8 +37,8 @@ class Vllm(Adapter):
     )
 
     def missing(self) -> str | None:
-        """Look for vllm in its interpreter, without importing it."""
-        return why_missing(self.settings)
+        """Ask what is known of vllm in its interpreter."""
+        return detect.facts(self.name, self.settings).missing
 
     def refuses(self, model: Model) -> str | None:
         """Accept Hugging Face folders, except those that only MLX can read."""
@@ -52,7 +52,12 @@ class Vllm(Adapter):
         """Start `vllm_server` with what `vllm_sizing` works out."""
         plan = size(model, settings, machine)
         arguments = ["serve", str(model.path), "--uds", str(socket), *plan.arguments]
-        command = [interpreter(settings), "-u", vllm_server.__file__, json.dumps(arguments)]
+        command = [
+            detect.interpreter(self.name, settings),
+            "-u",
+            vllm_server.__file__,
+            json.dumps(arguments),
+        ]
         env = {
             # As -P, which older interpreters do not know: this folder's names are not for vLLM.
             "PYTHONSAFEPATH": "1",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vllm_obtain import log
 from vllm_obtain.catalogue import Catalogue
-from vllm_obtain.engines.registry import default_model
+from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import runtime

@@ -1,0 +1,80 @@
+"""Machines that tests cannot run on, as they describe themselves, and what probes found there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vllm_obtain import _host
+from vllm_obtain.engines import detect, detect_store, registry
+from vllm_obtain.engines.detect_install import Host
+from vllm_obtain.engines.detect_look import Look
+from vllm_obtain.hardware import GPU, Machine, describe_mac
+
+GIB = 2**30
+
+_M4_MAX = """\
+machdep.cpu.brand_string: Apple M4 Max
+hw.memsize: 137438953472
+hw.physicalcpu: 16
+hw.logicalcpu: 16
+hw.perflevel0.physicalcpu: 12
+"""
+_INTEL_MAC = """\
+machdep.cpu.brand_string: Intel(R) Core(TM) i9-9980HK CPU @ 2.40GHz
+hw.memsize: 34359738368
+hw.physicalcpu: 8
+hw.logicalcpu: 16
+"""
+
+
+def _mac(arch: str, text: str, version: str) -> Host:
+    return Host(describe_mac(arch, _host.parse_pairs(text), 0), version)
+
+
+def _linux(arch: str, cpu: str, *gpus: GPU, glibc: str = "2.36", driver: str | None = None) -> Host:
+    return Host(Machine("Linux", arch, cpu, 8, 16, 8, 64 * GIB, gpus), "", glibc, driver)
+
+
+MAC_STUDIO = _mac("arm64", _M4_MAX, "15.1")
+OLD_MAC = _mac("arm64", _M4_MAX, "13.6.1")
+ROSETTA = _mac("x86_64", _M4_MAX, "15.1")
+INTEL_MAC = _mac("x86_64", _INTEL_MAC, "14.7")
+_H200 = GPU("NVIDIA H200", 141 * GIB)
+H200 = _linux("x86_64", "Intel Xeon Platinum 8480", _H200, driver="580.95.05")
+RTX4090 = _linux(
+    "x86_64",
+    "AMD Ryzen 9 7950X",
+    GPU("NVIDIA GeForce RTX 4090", 24 * GIB),
+    glibc="2.35",
+    driver="550.120",
+)
+PLAIN = _linux("x86_64", "AMD EPYC 9654")
+ARM = _linux("aarch64", "aarch64 (implementer 0x41, part 0xd0c)")
+RISCV = _linux("riscv64", "riscv64")
+ALPINE = _linux("x86_64", "AMD EPYC 9654", glibc="")
+OLD_LINUX = _linux("x86_64", "AMD EPYC 9654", glibc="2.31")
+BSD = Host(Machine("FreeBSD", "amd64", "AMD EPYC 9654", 8, 16, 8, 64 * GIB))
+
+LLAMA_METAL = Look(True, "2026.10.11549", ("metal", "cpu"))
+LLAMA_CPU = Look(True, "2026.10.11549", ("cpu",))
+LLAMA_CUDA = Look(True, "2026.10.11549", ("cuda", "cpu"))
+MLX_METAL = Look(True, "0.32.2", ("metal", "cpu"))
+MLX_CPU = Look(True, "0.32.2", ("cpu",))
+VLLM_CUDA = Look(True, "0.33.0", ("cuda",))
+VLLM_CPU = Look(True, "0.32.0", ("cpu",))
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, host: Host, **looks: Look) -> None:
+    """Have detection see this machine, and these engines on it; others are not installed."""
+
+    def looked(engine: str, python: str, deadline: Any = None) -> Look:
+        return looks.get(engine, Look())
+
+    monkeypatch.setattr(detect, "_known", {})
+    monkeypatch.setattr(detect, "host", lambda: host)
+    monkeypatch.setattr(detect, "look", looked)
+    monkeypatch.setattr(detect_store, "load", lambda *_: None)
+    monkeypatch.setattr(detect_store, "save", lambda *_: None)
+    monkeypatch.setattr(registry, "describe", lambda: host.machine)
