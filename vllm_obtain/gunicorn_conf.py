@@ -21,7 +21,6 @@ from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
 from vllm_obtain.api.hasten import calm_collector, hasten
 from vllm_obtain.api.services import EXTENSION, Services
-from vllm_obtain.engines.choice import warm
 from vllm_obtain.errors import SettingsError, StartError
 from vllm_obtain.hardware import device
 from vllm_obtain.launch import require_free
@@ -68,8 +67,6 @@ def on_starting(server: Any) -> None:
         log.close()
         device(settings.device_type)
         runtime.prepare(settings.port)
-        # Before the workers, which would each look for the engines themselves.
-        warm(settings)
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
 

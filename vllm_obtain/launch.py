@@ -9,6 +9,7 @@ import threading
 from typing import Literal, NoReturn
 
 from vllm_obtain.catalogue.embedded import ensure_a_model
+from vllm_obtain.engines.choice import warm
 from vllm_obtain.errors import ServiceError, SettingsError, StartError
 from vllm_obtain.settings import Settings, load_settings
 
@@ -28,6 +29,9 @@ def launch(mode: Mode, fetch: bool = True) -> NoReturn:
             require_free(settings.host, settings.port)
             if fetch:
                 ensure_a_model(settings.models_dir)
+            # Once, before there are workers; not in gunicorn's master, which shall have no children
+            # but them.
+            warm(settings)
         if mode == "prod":
             _gunicorn()
         development(settings, reload=True)

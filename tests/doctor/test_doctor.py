@@ -106,7 +106,7 @@ def test_a_gpu_host_without_vllm(models: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found.machine["GPU"] == "NVIDIA H200 with 141 GiB, driver 580.95.05"
     assert [engine.engine for engine in found.engines] == ["vllm", "llama_cpp", "mlx"]
     better = said(found.improve)
-    assert "-vllm/bin/python -m pip install vllm Set VLLM_PYTHON=" in better
+    assert "-vllm/bin/python -m pip install vllm set VLLM_PYTHON=" in better
     assert "llama_cpp: xllamacpp was built without CUDA" in better
     (added,) = found.add
     assert "mlx[cuda13]" in (added.command or "")
@@ -217,7 +217,7 @@ def test_commands_stay_in_one_piece_and_nothing_else_is_wide(
     assert len(commands) >= 3
     for command in commands:
         assert f"       {command}" in lines
-    free = (*commands, *(each.then for each in found.improve))
+    free = (*commands, *(f"Then {each.then}" for each in found.improve))
     assert all(len(line) <= width for line in lines if line.strip() not in free)
     assert "\x1b" not in "".join(lines)
 

@@ -52,7 +52,7 @@ def test_the_command_that_installs_it(engine: str, device: str, on: Host, comman
 
 
 def test_vllm_comes_into_an_environment_of_its_own_or_the_named_one() -> None:
-    assert way("vllm", "cuda", m.H200, OURS).then == "Set VLLM_PYTHON=/v-vllm/bin/python."
+    assert way("vllm", "cuda", m.H200, OURS).then == "set VLLM_PYTHON=/v-vllm/bin/python"
     assert way("vllm", "cuda", m.H200, ITS).command == "/w/bin/python -m pip install vllm"
     bare = way("vllm", "cuda", m.H200, Place("/usr/bin/python3"))
     assert "/vllm-env/bin/python" in (bare.then or "")
@@ -162,7 +162,7 @@ def test_an_engine_that_is_there_and_broken_says_how_to_mend_it() -> None:
     said = seen("llama_cpp", crash, m.PLAIN)
     assert said.missing == (
         "xllamacpp 1 is installed, but cannot be used: importing it ends Python with SIGILL. "
-        f"Run: {PIP} 'xllamacpp>=2026.10'"
+        f"Run `{PIP} 'xllamacpp>=2026.10'`."
     )
     slow = Look(True, "1", error="it did not answer within 90 seconds")
     assert "looked at again" in (seen("vllm", slow, m.PLAIN).missing or "")

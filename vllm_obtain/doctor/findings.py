@@ -12,7 +12,7 @@ class Finding:
     Args:
         text: what is the matter, one or two sentences.
         command: what to type, exactly, or None.
-        then: what to do after it, or None.
+        then: what to do after it (`set …`), or None.
     """
 
     text: str

@@ -13,9 +13,9 @@ from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.doctor import advice, machine
 from vllm_obtain.doctor.findings import Finding, ModelRow
 from vllm_obtain.engines import detect
-from vllm_obtain.engines.choice import ranked
+from vllm_obtain.engines.choice import Refusal, examined
 from vllm_obtain.engines.detect_judge import Facts
-from vllm_obtain.errors import ServiceError, SettingsError, StartError
+from vllm_obtain.errors import SettingsError, StartError
 from vllm_obtain.settings import Settings
 
 _MOST_BAD_SETTINGS = 20
@@ -120,14 +120,20 @@ def _models(made: Report, settings: Settings) -> None:
         if model.problem:
             row.problem = f"It cannot be used: {model.problem}."
             continue
-        try:
-            best = ranked(model, settings)[0]
-        except ServiceError as error:
-            row.problem = error.message
+        found, refusals = examined(model, settings)
+        if found:
+            row.engine, row.conversion = found[0].adapter.name, found[0].conversion
+            row.reason = found[0].reason
         else:
-            row.engine, row.conversion = best.adapter.name, best.conversion
-            row.reason = best.reason
+            said = (f"{name}: {_why(name, why, made)}" for name, why in refusals.items())
+            row.problem = " ".join(said)
     made.default_model = _default(made, settings)
+
+
+def _why(name: str, refusal: Refusal, made: Report) -> str:
+    """Say it without the command, which stands elsewhere in the report."""
+    short = next((engine.reason for engine in made.engines if engine.engine == name), None)
+    return short if refusal.missing and short else refusal.reason
 
 
 def _default(made: Report, settings: Settings) -> str | None:

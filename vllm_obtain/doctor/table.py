@@ -77,7 +77,7 @@ def _models(report: Report) -> Table:
 def _files(model: ModelRow) -> str:
     size = model.size_bytes
     unit = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-    return f"{model.format}, {unit}"
+    return f"{model.format}\n{unit}"
 
 
 def _table(*columns: str) -> Table:
@@ -103,7 +103,7 @@ def _findings(console: Console, title: str, findings: Iterable[Finding]) -> None
             # In one piece whatever the width, so that it can be copied.
             console.print(Text(f"       {finding.command}", "cyan"), soft_wrap=True)
         if finding.then:
-            console.print(Text(f"     {finding.then}"), soft_wrap=True)
+            console.print(Text(f"     Then {finding.then}"), soft_wrap=True)
     console.print()
 
 

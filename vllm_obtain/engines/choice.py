@@ -42,6 +42,19 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why an engine does not serve a model.
+
+    Args:
+        reason: in one sentence or two.
+        missing: whether that is because the engine cannot run here, whatever the model.
+    """
+
+    reason: str
+    missing: bool
+
+
 def ranked(model: Model, settings: Settings) -> list[Choice]:
     """List the engines that can serve a model here, the best first.
 
@@ -51,12 +64,17 @@ def ranked(model: Model, settings: Settings) -> list[Choice]:
     Raises:
         EngineFailed: there is none; the message says why for each.
     """
-    names, why = _allowed(model, settings)
-    refusals: dict[str, _Refusal] = {}
-    found = list(_choices(model, settings, names, why, refusals))
+    found, refusals = examined(model, settings)
     if not found:
         raise _nobody(model, refusals)
     return found
+
+
+def examined(model: Model, settings: Settings) -> tuple[list[Choice], dict[str, Refusal]]:
+    """List the choices, as `ranked` does, and say of each other engine why not; never raises."""
+    names, why = _allowed(model, settings)
+    refusals: dict[str, Refusal] = {}
+    return list(_choices(model, settings, names, why, refusals)), refusals
 
 
 def only(model: Model, settings: Settings, engine: str) -> Choice:
@@ -71,7 +89,7 @@ def only(model: Model, settings: Settings, engine: str) -> Choice:
         raise InvalidRequest(
             f"'{engine}' is no engine. Use one of: {', '.join(known)}.", param="engine"
         )
-    refusals: dict[str, _Refusal] = {}
+    refusals: dict[str, Refusal] = {}
     found = next(_choices(model, settings, [engine], f"{engine} was asked for", refusals), None)
     if found is None:
         raise _nobody(model, refusals)
@@ -115,7 +133,7 @@ def why_not(model: Model, settings: Settings) -> str | None:
     if model.problem:
         return model.problem
     names, why = _allowed(model, settings)
-    refusals: dict[str, _Refusal] = {}
+    refusals: dict[str, Refusal] = {}
     # The first is enough: those after it may cost a look into the model's file.
     if next(_choices(model, settings, names, why, refusals), None) is not None:
         return None
@@ -125,14 +143,6 @@ def why_not(model: Model, settings: Settings) -> str | None:
 def warm(settings: Settings) -> None:
     """Find out about every engine that may have to serve, before the first request asks."""
     detect.warm({*registry.candidates(settings), *settings.engine_pins.values()}, settings)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Why an engine does not serve a model, and whether that is because it is not there."""
-
-    reason: str
-    missing: bool
 
 
 def _first_servable(models: Iterable[Model], settings: Settings) -> Model | None:
@@ -156,7 +166,7 @@ def _choices(
     settings: Settings,
     names: list[str],
     why: str,
-    refusals: dict[str, _Refusal],
+    refusals: dict[str, Refusal],
 ) -> Iterator[Choice]:
     """Yield the choices as they are found; who was refused, and why, goes into `refusals`."""
     form, none_yet, fitting = _FORMATS[model.format], True, []
@@ -164,12 +174,12 @@ def _choices(
         try:
             adapter = registry.adapter(name, settings)
         except EngineFailed as error:
-            refusals[name] = _Refusal(error.message, missing=True)
+            refusals[name] = Refusal(error.message, missing=True)
             continue
         if (missing := adapter.missing()) is not None:
-            refusals[name] = _Refusal(missing, missing=True)
+            refusals[name] = Refusal(missing, missing=True)
         elif (reason := adapter.refuses(model)) is not None:
-            refusals[name] = _Refusal(reason, missing=False)
+            refusals[name] = Refusal(reason, missing=False)
             fitting.append(adapter)
         else:
             loads = f"{name} is the first that loads" if none_yet else f"{name} loads"
@@ -180,7 +190,7 @@ def _choices(
 
 
 def _conversions(
-    model: Model, adapters: list[Adapter], why: str, refusals: dict[str, _Refusal]
+    model: Model, adapters: list[Adapter], why: str, refusals: dict[str, Refusal]
 ) -> Iterator[Choice]:
     for adapter in adapters:
         target = adapter.conversion
@@ -188,7 +198,7 @@ def _conversions(
             continue
         if (problem := _why_not_converted(model, target)) is not None:
             said = refusals[adapter.name].reason
-            refusals[adapter.name] = _Refusal(f"{said} {problem}", missing=False)
+            refusals[adapter.name] = Refusal(f"{said} {problem}", missing=False)
             continue
         made = f"{adapter.name} loads it once it is converted to {_TARGETS[target]}"
         yield Choice(adapter, model, target, f"{why}{made}.")
@@ -205,7 +215,7 @@ def _why_not_converted(model: Model, target: Target) -> str | None:
     return problem
 
 
-def _nobody(model: Model, refusals: dict[str, _Refusal]) -> EngineFailed:
+def _nobody(model: Model, refusals: dict[str, Refusal]) -> EngineFailed:
     said = " ".join(f"{name}: {refusal.reason}" for name, refusal in refusals.items())
     absent = all(refusal.missing for refusal in refusals.values())
     return EngineFailed(

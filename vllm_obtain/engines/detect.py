@@ -24,7 +24,7 @@ from vllm_obtain.settings import Settings
 
 __all__ = ["facts", "forget", "host", "interpreter", "snapshot", "warm"]
 
-log = get_logger("vllm_obtain.models")
+log = get_logger("vllm_obtain.detect")
 
 # Seconds between two looks at whether something was installed or removed.
 INTERVAL = 30.0

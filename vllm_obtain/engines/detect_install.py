@@ -58,7 +58,7 @@ class Way:
     Args:
         command: what to type into a shell, or None when there is no way.
         obstacle: what stands in the way, in one sentence, or None.
-        then: what to do after it, in one sentence, or None.
+        then: what to do after it (`set …`), or None.
     """
 
     command: str | None
@@ -163,7 +163,7 @@ def _vllm(device: str, on: Host, place: Place) -> Way:
     beside = Path(f"{place.prefix}-vllm") if place.prefix else Path.home() / "vllm-env"
     its = Place(str(beside / "bin" / "python"))
     make = f"{shlex.quote(place.python)} -m venv {shlex.quote(str(beside))}"
-    return Way(f"{make} && {_pip(its, package)}", obstacle, f"Set VLLM_PYTHON={its.python}.")
+    return Way(f"{make} && {_pip(its, package)}", obstacle, f"set VLLM_PYTHON={its.python}")
 
 
 def _linux_obstacle(engine: str, on: Host) -> str | None:

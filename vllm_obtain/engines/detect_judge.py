@@ -28,7 +28,7 @@ class Facts:
         device: what it would compute on (metal, cuda, rocm, vulkan, cpu), None when it cannot run.
         reason: why it cannot run, in one sentence, or None.
         install: the command that installs what is missing, or None.
-        then: what to do after that, or None.
+        then: what to do after that (`set …`), or None.
         note: what could be better though it runs, or None.
         python: the interpreter that runs it.
     """
@@ -48,8 +48,10 @@ class Facts:
         """Why it cannot run and what to do, or None when it can."""
         if self.reason is None:
             return None
-        parts = [self.reason, self.install and f"Run: {self.install}", self.then]
-        return " ".join(part for part in parts if part)
+        if self.install is None:
+            return self.reason
+        then = f", then {self.then}" if self.then else ""
+        return f"{self.reason} Run `{self.install}`{then}."
 
 
 @functools.lru_cache(maxsize=64)
