@@ -57,7 +57,7 @@ def test_a_folder_no_engine_can_load_is_listed_with_the_reason(
     from tests.catalogue.safetensors_files import write_folder
 
     write_folder(tmp_path / "models" / "hf-model")
-    env = {"MODELS_DIR": str(tmp_path / "models")}
+    env = {"MODELS_DIR": str(tmp_path / "models"), "INFERENCE_ENGINE": "llama_cpp"}
     other = Service(["run.py", "--no-fetch"], tmp_path, env)
     try:
         other.start(until="vllm-obtain answers at")

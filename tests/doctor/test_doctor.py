@@ -106,7 +106,7 @@ def test_a_gpu_host_without_vllm(models: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found.machine["GPU"] == "NVIDIA H200 with 141 GiB, driver 580.95.05"
     assert [engine.engine for engine in found.engines] == ["vllm", "llama_cpp", "mlx"]
     better = said(found.improve)
-    assert "-vllm/bin/python -m pip install vllm set VLLM_PYTHON=" in better
+    assert "/bin/python -m pip install vllm set VLLM_PYTHON=" in better
     assert "llama_cpp: xllamacpp was built without CUDA" in better
     (added,) = found.add
     assert "mlx[cuda13]" in (added.command or "")

@@ -90,9 +90,8 @@ def read(output: str, ending: str | None) -> Look:
     """
     found: dict[str, Any] = {}
     for line in output.splitlines():
-        with contextlib.suppress(ValueError):
-            if line.startswith(detect_probe.MARK):
-                found |= dict(json.loads(line.removeprefix(detect_probe.MARK)))
+        if line.startswith(detect_probe.MARK):
+            found |= _object(line.removeprefix(detect_probe.MARK))
     try:
         seen = msgspec.convert(found, Look)
     except msgspec.ValidationError:
@@ -101,6 +100,14 @@ def read(output: str, ending: str | None) -> Look:
         why = ending or "what looked at it said nothing"
         return msgspec.structs.replace(seen, error=_shortened(why))
     return msgspec.structs.replace(seen, error=seen.error and _shortened(seen.error))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _listen(process: subprocess.Popen[bytes], seconds: float) -> Look:
