@@ -100,6 +100,22 @@ def test_an_intel_mac(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Apple Silicon" in printed(found)
 
 
+def test_an_intel_python_on_apple_silicon(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m.pretend(monkeypatch, m.ROSETTA, llama_cpp=m.LLAMA_CPU)
+    found = examine(models)
+    assert found.ok and "runs under Rosetta" in found.improve[0].text
+
+
+def test_engines_of_ones_own_are_listed_last(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m.pretend(monkeypatch, m.PLAIN)
+    extra = "own=tests.fake_engine:FakeAdapter,broken=no.such:Thing"
+    found = examine(models, extra_engines=extra)
+    assert found.ok and [engine.engine for engine in found.engines[-2:]] == ["own", "broken"]
+    assert [row.engine for row in found.models] == ["own"]
+    (finding,) = found.fix
+    assert "broken: The engine 'broken' cannot be imported" in finding.text
+
+
 def test_a_gpu_host_without_vllm(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.H200, llama_cpp=m.LLAMA_CPU)
     found = examine(models)
@@ -171,7 +187,9 @@ def test_settings_that_are_not_allowed_become_rows(
     assert not found.ok and [row.engine for row in found.models] == ["llama_cpp"]
     assert all(name in said(found.fix) for name in ("PORT='web'", "WORKERS='0'", "'ollama'"))
     cuda = examine(models, port="1", workers="1", inference_engine="auto", device_type="cuda")
-    assert not cuda.ok and "DEVICE_TYPE=cuda needs an NVIDIA GPU" in said(cuda.fix)
+    (finding,) = cuda.fix
+    assert not cuda.ok and "DEVICE_TYPE=cuda needs an NVIDIA GPU" in finding.text
+    assert cuda.add == []
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00PORT", b"PORT='1\n\x00"])

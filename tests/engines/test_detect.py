@@ -137,6 +137,18 @@ def test_what_was_found_is_kept_on_disk_until_packages_change(
     assert detect_store.load("vllm", "/p") is None
 
 
+def test_gateway_and_supervisor_share_what_was_found(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    detect_store.save("mlx", "/p", detect_store.entry("mlx", "/p", Look()))
+    ours = str(Path(detect.__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", ours)  # as the gateway sets it for the supervisor
+    assert detect_store.load("mlx", "/p") is not None
+    monkeypatch.setenv("PYTHONPATH", f"{ours}{os.pathsep}/elsewhere")
+    assert detect_store.load("mlx", "/p") is None
+
+
 def test_another_version_of_ours_looks_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detect_store.save("mlx", "/p", detect_store.entry("mlx", "/p", Look()))
     monkeypatch.setattr(detect_store, "__version__", "0.0.0")

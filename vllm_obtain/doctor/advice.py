@@ -22,16 +22,10 @@ def order(settings: Settings) -> tuple[str, ...]:
 
 def fixes(settings: Settings, engines: list[Facts], models: list[ModelRow]) -> Iterator[Finding]:
     """Say what keeps something from working."""
-    wanted = {settings.inference_engine, *settings.engine_pins.values()}
-    able = [engine for engine in engines if engine.reason is None]
-    for engine in engines:
-        # Somebody asked for it by name, or it is there and does not work.
-        if engine.reason and (engine.engine in wanted or engine.installed):
-            yield _get(engine)
-    if not able and not settings.engine_plugins:
-        ways = [engine for engine in engines if engine.install and not engine.installed]
-        text = "No engine can run here."
-        yield Finding(text, ways[0].install, ways[0].then) if ways else Finding(text)
+    possible = {"auto", "cpu", detect.host().machine.device}
+    if settings.device_type in possible:
+        yield from _engines(settings, engines)
+    able = any(engine.reason is None for engine in engines)
     if not models:
         text = f"There is no model in {settings.models_dir}. Put a GGUF file there, or start the "
         yield Finding(f"{text}service once, which fetches a small one.", "vllm-obtain serve")
@@ -40,6 +34,20 @@ def fixes(settings: Settings, engines: list[Facts], models: list[ModelRow]) -> I
     for name in settings.engine_pins:
         if name.casefold() not in {model.name.casefold() for model in models}:
             yield Finding(f"MODEL_ENGINES names '{name}', and no model here has that name.")
+
+
+def _engines(settings: Settings, engines: list[Facts]) -> Iterator[Finding]:
+    wanted = {settings.inference_engine, *settings.engine_pins.values()}
+    able = [engine for engine in engines if engine.reason is None]
+    for engine in engines:
+        # Somebody asked for it by name, or it is there and does not work.
+        own = engine.engine in settings.engine_plugins
+        if engine.reason and (engine.engine in wanted or engine.installed or own):
+            yield _get(engine)
+    if not able:
+        ways = [engine for engine in engines if engine.install and not engine.installed]
+        text = "No engine can run here."
+        yield Finding(text, ways[0].install, ways[0].then) if ways else Finding(text)
 
 
 def improvements(
@@ -72,6 +80,11 @@ def _of_the_system(engines: list[Facts], models: list[ModelRow]) -> Iterator[Fin
             f"The GPU may wire {share:.0%} of the memory ({machine.WIRED_LIMIT} was set by hand). "
             "Macs have been seen to panic with that; 0 gives the decision back to macOS.",
             f"sudo sysctl {machine.WIRED_LIMIT}=0",
+        )
+    if on.rosetta:
+        yield Finding(
+            "This Python was built for Intel Macs and runs under Rosetta, so no engine can use the "
+            "GPU. Install one for arm64, and make the environment anew with it."
         )
     if machine.is_wsl(platform.release()):
         yield Finding(

@@ -12,10 +12,10 @@ from vllm_obtain import __version__, hardware
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.doctor import advice, machine
 from vllm_obtain.doctor.findings import Finding, ModelRow
-from vllm_obtain.engines import detect
+from vllm_obtain.engines import detect, registry
 from vllm_obtain.engines.choice import Refusal, examined
 from vllm_obtain.engines.detect_judge import Facts
-from vllm_obtain.errors import SettingsError, StartError
+from vllm_obtain.errors import ServiceError, SettingsError, StartError
 from vllm_obtain.settings import Settings
 
 _MOST_BAD_SETTINGS = 20
@@ -108,6 +108,14 @@ def _engines(made: Report, settings: Settings) -> None:
     names = advice.order(settings)
     detect.warm(names, settings, fresh=True)
     made.engines = [detect.facts(name, settings) for name in names]
+    made.engines += [_plugin(name, settings) for name in settings.engine_plugins]
+
+
+def _plugin(name: str, settings: Settings) -> Facts:
+    try:
+        return Facts(name, True, reason=registry.adapter(name, settings).missing())
+    except ServiceError as error:
+        return Facts(name, False, reason=error.message)
 
 
 def _models(made: Report, settings: Settings) -> None:

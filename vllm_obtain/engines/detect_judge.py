@@ -70,6 +70,8 @@ def judge(engine: str, look: Look, setting: str, on: Host, own_python: str, pyth
     place = Place(python, look.prefix, look.pip, bool(own_python))
     get = way(engine, wanted, on, place)
     base = Facts(engine, look.installed, look.version, python=python)
+    if setting in _NEEDS and on.machine.device != setting:
+        return replace(base, reason=f"DEVICE_TYPE={setting} needs {_NEEDS[setting]}.")
     if not look.installed and look.error is None:
         reason = f"{_package(engine, wanted)} is not installed."
         return _without(base, " ".join(filter(None, (reason, get.obstacle))), get)
@@ -80,7 +82,7 @@ def judge(engine: str, look: Look, setting: str, on: Host, own_python: str, pyth
     device = _SHOWN.get(setting, setting)
     if device in look.devices:
         return replace(base, device=device)
-    return _without(base, *_other_device(engine, look, setting, on, get))
+    return _without(base, *_other_device(engine, look, setting, get))
 
 
 def _without(base: Facts, reason: str, get: Way) -> Facts:
@@ -124,9 +126,7 @@ def _improvable(base: Facts, on: Host, get: Way) -> Facts:
     return replace(base, note=said, install=get.command, then=get.then)
 
 
-def _other_device(engine: str, look: Look, setting: str, on: Host, get: Way) -> tuple[str, Way]:
-    if setting in _NEEDS and on.machine.device != setting:
-        return f"DEVICE_TYPE={setting} needs {_NEEDS[setting]}.", Way(None)
+def _other_device(engine: str, look: Look, setting: str, get: Way) -> tuple[str, Way]:
     have = " and ".join(look.devices)
     reason = f"DEVICE_TYPE={setting}, and this {PACKAGES[engine]} was built for {have}."
     return " ".join(filter(None, (reason, get.obstacle))), get

@@ -24,8 +24,7 @@ from vllm_obtain.hardware import describe, driver
 TROUBLE_LASTS = 120.0
 # Variables that decide what an interpreter or a driver shows.
 _VARIABLES = (
-    "PYTHONPATH PYTHONHOME PYTHONNOUSERSITE LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH "
-    "CUDA_VISIBLE_DEVICES"
+    "PYTHONHOME PYTHONNOUSERSITE LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH CUDA_VISIBLE_DEVICES"
 ).split()
 
 
@@ -70,6 +69,7 @@ def token(engine: str, python: str) -> str:
         machine.arch,
         repr(machine.gpus),
         driver() or "",
+        *_python_path(),
         *(os.environ.get(name, "") for name in _VARIABLES),
     ]
     digest = hashlib.sha256("\0".join(parts).encode(errors="replace"))
@@ -117,6 +117,13 @@ def _changed(place: str) -> int:
         return Path(place).stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _python_path() -> list[str]:
+    """PYTHONPATH without our own folder, which the gateway puts there for the supervisor."""
+    ours = str(Path(__file__).parents[2])
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [path for path in dict.fromkeys(given) if path and path != ours]
 
 
 def _probe_source() -> bytes:
