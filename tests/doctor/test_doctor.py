@@ -108,10 +108,10 @@ def test_an_intel_python_on_apple_silicon(models: Path, monkeypatch: pytest.Monk
 
 def test_engines_of_ones_own_are_listed_last(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.PLAIN)
-    extra = "own=tests.fake_engine:FakeAdapter,broken=no.such:Thing"
+    extra = "fake=tests.fake_engine:FakeAdapter,broken=no.such:Thing"
     found = examine(models, extra_engines=extra)
-    assert found.ok and [engine.engine for engine in found.engines[-2:]] == ["own", "broken"]
-    assert [row.engine for row in found.models] == ["own"]
+    assert found.ok and [engine.engine for engine in found.engines[-2:]] == ["fake", "broken"]
+    assert [row.engine for row in found.models] == ["fake"]
     (finding,) = found.fix
     assert "broken: The engine 'broken' cannot be imported" in finding.text
 
