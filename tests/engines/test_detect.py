@@ -39,19 +39,21 @@ def stand_in(folder: Path, script: str) -> str:
 
 
 def test_the_engine_of_this_python_is_found() -> None:
+    before = set(sys.modules)
     seen = look("llama_cpp", sys.executable)
     assert seen.installed and seen.error is None
     assert seen.version == importlib.metadata.version("xllamacpp")
     assert seen.devices[-1] == "cpu"
-    assert "xllamacpp" not in sys.modules
+    assert "xllamacpp" not in set(sys.modules) - before
     assert (seen.prefix == sys.prefix) == (sys.prefix != sys.base_prefix)
 
 
 @pytest.mark.skipif(not HAS_MLX, reason="MLX is not installed: pip install 'mlx[cpu]' mlx-lm")
 def test_mlx_is_found_though_a_folder_of_ours_has_its_name() -> None:
+    before = set(sys.modules)
     seen = look("mlx", sys.executable)
     assert (seen.installed, seen.error) == (True, None)
-    assert seen.devices and "mlx" not in sys.modules
+    assert seen.devices and "mlx" not in set(sys.modules) - before
 
 
 def test_a_python_without_packages_has_no_engine(tmp_path: Path) -> None:
