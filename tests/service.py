@@ -67,6 +67,7 @@ class Service:
             **(env or {}),
         }
         self.process: subprocess.Popen[str] | None = None
+        self._known: set[psutil.Process] = set()
 
     @property
     def url(self) -> str:
@@ -158,16 +159,19 @@ class Service:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that descends from this service, wherever it went."""
-        found = []
-        for process in psutil.process_iter():
+        """Every process that descends from this service, wherever it went.
+
+        One that overwrote its environment, as vLLM's do, is found by its parents: while it has
+        them. Ask once before they are killed, and it is remembered.
+        """
+        self._known = {process for process in self._known if _runs(process)}
+        parents = {process.pid for process in self._known}
+        for process in psutil.process_iter():  # parents before their children
             with contextlib.suppress(psutil.Error):
-                if (
-                    process.environ().get(MARK) == self.mark
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
-                    found.append(process)
-        return found
+                if process.ppid() in parents or process.environ().get(MARK) == self.mark:
+                    self._known.add(process)
+                    parents.add(process.pid)
+        return [process for process in self._known if _runs(process)]
 
     def wait_until_gone(self, seconds: float = 5) -> None:
         """Assert that no process and no socket is left within `seconds`."""
@@ -204,6 +208,14 @@ class Service:
             self.lines.append(line.rstrip())
             self._news.put(line)
         self._news.put(None)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it does anything yet; one that nobody has collected does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _lower(headers: Any) -> dict[str, str]:

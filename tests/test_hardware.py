@@ -403,3 +403,11 @@ def test_the_footprint_of_a_mac_is_the_eighth_number_after_the_uuid(monkeypatch)
 def test_no_libproc_is_no_footprint():
     _footprint._libproc.cache_clear()
     assert _footprint._phys_footprint(os.getpid()) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "cores", "expected"), [(3, 64, 3), (0, 1, 1), (0, 2, 1), (0, 16, 8), (0, 64, 8)]
+)
+def test_workers_by_cores(setting, cores, expected):
+    machine = hardware.Machine("Linux", "x86_64", "a cpu", cores, cores, cores, 2**34)
+    assert hardware.workers(setting, machine) == expected

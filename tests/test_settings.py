@@ -96,10 +96,17 @@ def test_all_bad_values_are_told_at_once() -> None:
         ("DEFAULT_MODEL", "", ""),
         ("PORT", "", 8001),
         ("PORT", "  ", 8001),
+        ("WORKERS", "Auto", 0),
     ],
 )
 def test_values(name: str, value: str, read: object) -> None:
     assert getattr(Settings.load({name: value}), name.lower()) == read
+
+
+@pytest.mark.parametrize("given", [{}, {"WORKERS": "auto", "DEBUG": "1", "MODELS_DIR": "/m n"}])
+def test_another_process_reads_them_from_the_environment(given: dict[str, str]) -> None:
+    settings = Settings.load(given)
+    assert Settings.load(settings.environ()) == settings
 
 
 def test_engines_of_ones_own() -> None:

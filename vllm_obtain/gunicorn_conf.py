@@ -16,13 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vllm_obtain import log
+from vllm_obtain import hardware, log
 from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
 from vllm_obtain.api.hasten import calm_collector, hasten
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.errors import SettingsError, StartError
-from vllm_obtain.hardware import device
 from vllm_obtain.launch import require_free
 from vllm_obtain.settings import load_settings
 from vllm_obtain.supervisor import runtime
@@ -39,7 +38,7 @@ except SettingsError as error:
     sys.exit(str(error))
 
 bind = f"{_settings.host}:{_settings.port}"
-workers = _settings.workers
+workers = hardware.workers(_settings.workers)
 worker_class = _settings.worker_class
 worker_connections = _settings.worker_connections
 timeout = 300
@@ -65,7 +64,7 @@ def on_starting(server: Any) -> None:
             require_free(*address)
         log.configure(settings, "gateway")
         log.close()
-        device(settings.device_type)
+        hardware.device(settings.device_type)
         runtime.prepare(settings.port)
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
@@ -108,7 +107,8 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn pa
 
     Waiting for threads that are greenlets ends in a traceback on Ctrl-C (gevent, Python 3.13).
     """
-    made = getattr(worker.wsgi, "extensions", {}).get(EXTENSION)
+    # A worker whose start failed has no application.
+    made = getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)
     if made is not None:
         made.reporter.flush()
     if worker.booted:

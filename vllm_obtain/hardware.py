@@ -28,9 +28,13 @@ __all__ = [
     "driver",
     "process_memory",
     "sample",
+    "workers",
 ]
 
 DeviceName = Literal["mps", "cuda", "cpu"]
+# A gateway process relays some 10,000 tokens a second; the engine wants cores too.
+CORES_PER_WORKER = 2
+MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,17 @@ def describe_mac(arch: str, values: Mapping[str, str], memory: int) -> Machine:
         memory_bytes=memory,
         gpus=(GPU(model, memory, unified=True),) if arch == "arm64" else (),
     )
+
+
+def workers(setting: int, machine: Machine | None = None) -> int:
+    """Decide how many gateway processes there are.
+
+    Args:
+        setting: WORKERS; 0 ("auto") is one for every two cores, at most 8.
+        machine: the machine to decide for; this one when left out.
+    """
+    cores = (machine or describe()).cores_logical
+    return setting or max(1, min(MAX_WORKERS, cores // CORES_PER_WORKER))
 
 
 def device(setting: str, machine: Machine | None = None) -> DeviceName:

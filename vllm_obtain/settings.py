@@ -8,12 +8,20 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+)
 
 from vllm_obtain.errors import SettingsError
 
@@ -21,6 +29,9 @@ Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Executor = Literal["mp", "ray"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+# What a number stands for that was given as "auto".
+AUTO = 0
 
 _PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
 
@@ -42,6 +53,10 @@ def _path(value: object) -> object:
         return Path(value).expanduser().absolute() if isinstance(value, str) else value
     except RuntimeError:
         raise ValueError("Input should be a path; there is no such user") from None
+
+
+def _or_auto(value: object, check: Callable[[Any], int]) -> int:
+    return AUTO if _lower(value) == "auto" else check(value)
 
 
 def _plugins(value: str) -> str:
@@ -93,7 +108,7 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8001, ge=1, le=65535)
     debug: bool = False
-    workers: int = Field(1, ge=1, le=256)
+    workers: Annotated[int, Field(ge=1, le=256), WrapValidator(_or_auto)] = 1
     worker_class: Annotated[Literal["gevent"], BeforeValidator(_lower)] = "gevent"
     worker_connections: int = Field(1000, ge=16, le=100_000)
 
@@ -158,6 +173,11 @@ class Settings(BaseModel):
         """EXTRA_ENGINES as a mapping of engine name to `module:Class`."""
         pairs = (item.partition("=") for item in self.extra_engines.split(",") if item.strip())
         return {str(_engine_name(name)): target.strip() for name, _, target in pairs}
+
+    def environ(self) -> dict[str, str]:
+        """Every setting as a variable, for another process to read as this one did."""
+        found = {name.upper(): str(value) for name, value in self}
+        return found | ({"WORKERS": "auto"} if self.workers == AUTO else {})
 
     @property
     def engine_pins(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from vllm_obtain.engines import detect
 from vllm_obtain.engines.choice import default_model, why_not
 from vllm_obtain.engines.detect_judge import Facts
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.hardware import describe
+from vllm_obtain.hardware import describe, workers
 from vllm_obtain.messages import EngineStatus, Metrics, MetricsReply, Status, StatusReply
 
 _ALIVE = b'{"status":"ok"}'
@@ -46,7 +46,7 @@ def status() -> Response:
     body = {
         "version": __version__,
         "uptime_seconds": round(now.uptime, 3),
-        "gateway": {"pid": os.getpid(), "workers": made.settings.workers},
+        "gateway": {"pid": os.getpid(), "workers": workers(made.settings.workers)},
         "supervisor": {"pid": now.pid},
         "machine": asdict(describe()),
         "system": now.system,

