@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bench.checks import Check
 from vllm_obtain.hardware import describe
 
 _PACKAGES = ("vllm-obtain", "xllamacpp", "gunicorn", "gevent", "flask", "msgspec", "httptools")
+_PACKAGES += ("mlx", "mlx-lm")
 _WORDS = {True: "PASS", False: "FAIL", None: ""}
 _STYLES = {True: "green", False: "bold red", None: ""}
 
@@ -33,7 +34,8 @@ def machine() -> str:
 def software() -> dict[str, str]:
     """Name the versions that were measured."""
     python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python} | {name: version(name) for name in _PACKAGES}
+    found = {name: _version(name) for name in _PACKAGES}
+    return {"python": python} | {name: number for name, number in found.items() if number}
 
 
 def show(checks: Sequence[Check]) -> None:
@@ -74,6 +76,13 @@ def markdown(path: Path, checks: Sequence[Check]) -> None:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     versions = ", ".join(f"{name} {number}" for name, number in software().items())
     path.write_text(f"Measured on {machine()}; {versions}.\n\n" + "\n".join(lines) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _vector_units() -> str:

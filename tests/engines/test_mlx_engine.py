@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,12 @@ from tests.service import Service, eventually
 from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.engines import openblas
 from vllm_obtain.engines.mlx_engine import Mlx
-from vllm_obtain.engines.mlx_sizing import kv_bytes_per_token, size
+from vllm_obtain.engines.mlx_sizing import kv_bytes_per_token, size, wide_bytes
 from vllm_obtain.hardware import Machine
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
 from vllm_obtain.settings import Settings
 
 MACHINE = Machine("Linux", "x86_64", "A CPU", 4, 8, 4, 16 << 30)
-HAS_MLX = importlib.util.find_spec("mlx_lm") is not None
 CPU = Settings(device_type="cpu")
 
 
@@ -67,6 +65,17 @@ def test_the_cost_of_a_token_is_read_from_the_configuration() -> None:
     assert kv_bytes_per_token(base | {"num_attention_heads": "x"}) is None
 
 
+def test_weights_are_widened_on_processors_that_have_room(model: Model) -> None:
+    affine = {"quantization": {"bits": 4, "group_size": 32}, "torch_dtype": "float16"}
+    assert wide_bytes(500, affine) == 3200
+    assert wide_bytes(500, {"torch_dtype": "bfloat16"}) == wide_bytes(500, {}) == 1000
+    assert wide_bytes(500, {"torch_dtype": "float32"}) == 500
+    assert size(model, CPU, MACHINE).parameters["widen"]
+    tight = replace(MACHINE, memory_bytes=int(model.size_bytes / 0.8 * 1.9))
+    assert not size(model, CPU, tight).parameters["widen"]
+    assert not size(model, CPU, replace(MACHINE, system="Darwin")).parameters["widen"]
+
+
 def test_a_fast_blas_is_put_before_the_slow_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +93,9 @@ def test_a_fast_blas_is_put_before_the_slow_one(
     assert openblas.preload(4, places) == expected
     monkeypatch.setenv("LD_PRELOAD", "/other.so")
     assert openblas.preload(4, places)["LD_PRELOAD"] == f"{library}:/other.so"
+    monkeypatch.setenv("LD_PRELOAD", "/mine/libopenblas.so.0")
+    chosen = {"LD_PRELOAD": "/mine/libopenblas.so.0", "OPENBLAS_NUM_THREADS": "4"}
+    assert openblas.preload(4, places) == chosen
 
 
 def _a_library() -> Path:
@@ -99,7 +111,11 @@ def test_bodies_spell_every_value_out() -> None:
     body = Mlx().chat_body(chat, None)
     assert (body["max_tokens"], body["seed"], body["stop"]) == (-1, 3, "a")
     assert (body["logprobs"], body["top_logprobs"], body["top_k"]) == (True, 0, 40)
-    assert "logit_bias" not in body
+    assert "logit_bias" not in body and "response_format" not in body
+    shaped = (
+        b'{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}'
+    )
+    assert Mlx().chat_body(parse_chat(shaped), 5)["response_format"] == {"type": "json_object"}
     text = parse_completion(b'{"prompt":"x","logprobs":2,"logit_bias":{"5":1},"temperature":0}')
     body = Mlx().completion_body(text, 7)
     assert (body["prompt"], body["max_tokens"], body["logprobs"]) == ("x", 7, 2)
@@ -109,7 +125,6 @@ def test_bodies_spell_every_value_out() -> None:
 # --- The whole service ----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not HAS_MLX, reason="MLX is not installed: pip install 'mlx[cpu]' mlx-lm")
 def test_the_service_answers_with_mlx(tmp_path: Path) -> None:
     write_model(tmp_path / "models" / "tiny", context=1024)
     env = {
@@ -121,6 +136,7 @@ def test_the_service_answers_with_mlx(tmp_path: Path) -> None:
     with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
         assert service.engine()["engine"] == "mlx"
         _answers(service)
+        _holds_a_schema(service)
         _refuses(service)
         _frees_the_slot(service)
 
@@ -142,6 +158,19 @@ def _answers(service: Service) -> None:
     assert events[-1] == "data: [DONE]"
     plain = service.json("/v1/completions", body | {"stream": False})
     assert plain["usage"]["prompt_tokens_details"]["cached_tokens"] == 99
+
+
+def _holds_a_schema(service: Service) -> None:
+    schema = {"type": "object", "properties": {"x": {"enum": [7]}}, "required": ["x"]}
+    schema["additionalProperties"] = False
+    named = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+    answer = service.chat("Say it.", response_format=named, max_tokens=100, temperature=0)
+    (choice,) = answer["choices"]
+    assert json.loads(choice["message"]["content"]) == {"x": 7}
+    schema["properties"] = {"x": {"type": "nothing"}}
+    body = {"messages": [{"role": "user", "content": "x"}], "response_format": named}
+    status, _, refused = service.request("/v1/chat/completions", body)
+    assert (status, json.loads(refused)["error"]["param"]) == (400, "response_format")
 
 
 def _refuses(service: Service) -> None:

@@ -14,8 +14,6 @@ from tests.engines.mlx_client import GREEDY, Server, serving
 from tests.engines.mlx_model import HEADS, HIDDEN, KV_HEADS, LAYERS, write_model
 from vllm_obtain.engines import mlx_server
 
-pytest.importorskip("mlx_lm", reason="MLX is not installed: pip install 'mlx[cpu]' mlx-lm")
-
 PER_TOKEN = LAYERS * 2 * KV_HEADS * HIDDEN // HEADS * 4
 WEIGHTS = 4 * (260 * HIDDEN * 2 + HIDDEN + LAYERS * (2 * HIDDEN + 3 * HIDDEN**2 + 3 * 128 * HIDDEN))
 

@@ -31,7 +31,7 @@ class Mlx(Adapter):
     parameters = frozenset(
         "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
         "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
-        "top_logprobs".split()
+        "top_logprobs response_format".split()
     )
 
     def missing(self) -> str | None:
@@ -47,11 +47,13 @@ class Mlx(Adapter):
     def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
         """Start `mlx_server` with what `mlx_sizing` works out."""
         plan = size(model, settings, machine)
+        if plan.parameters["widen"]:
+            log.info("MLX computes with floats of 32 bits on this processor", model=model.name)
         config = {"model": str(model.path), "socket": str(socket), **plan.parameters}
-        command = [sys.executable, "-u", "-P", mlx_server.__file__, json.dumps(config)]
         env = dict(_QUIET)
         if sys.platform == "linux" and device(settings.device_type) == "cpu":
             env |= _fast_blas(machine)
+        command = [sys.executable, "-u", "-P", mlx_server.__file__, json.dumps(config)]
         return Launch(command, plan.limits, env)
 
     def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
@@ -61,6 +63,8 @@ class Mlx(Adapter):
         if request.logprobs:
             body["logprobs"] = True
             body["top_logprobs"] = request.top_logprobs or 0
+        if request.response_format is not None:
+            body["response_format"] = request.response_format
         return body
 
     def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def _fast_blas(machine: Machine) -> dict[str, str]:
         log.info("preloading OpenBLAS for MLX", library=env["LD_PRELOAD"])
     else:
         log.warning(
-            "no OpenBLAS found: MLX reads prompts far slower without it (not if quantised)",
+            "no OpenBLAS found: MLX is many times slower without it",
             install="apt-get install libopenblas0-pthread",
         )
     return env

@@ -12,31 +12,33 @@ from typing import Any
 
 import mlx.core as mx
 
+from .grammar import forbid
 from .logprobs import Told, look
 from .row import Row
 from .sampling import Sampler
 
 
 class Batch:
-    """Starts with one row, whose prompt is in its cache but for the last token.
+    """Starts with rows whose prompts are in the caches but for their last tokens.
 
-    The drawn tokens are read one step late: the device computes while Python works.
+    The drawn tokens are read one step late: the device computes while Python works. Fresh rows
+    have drawn none: what is fed for them is the end of their prompt, in the pass that serves all
+    the others too.
 
     Args:
         model: mlx-lm's model.
-        row: the row.
-        caches: one per layer.
+        rows: the rows.
+        caches: one per layer; a rectangle if there are several rows.
     """
 
-    def __init__(self, model: Any, row: Row, caches: list[Any]) -> None:
-        self.rows = [row]
+    def __init__(self, model: Any, rows: Sequence[Row], caches: list[Any]) -> None:
+        self.rows = list(rows)
         self.caches = caches
         self._model = model
-        self._vocabulary = 0
         self._sampler: Sampler | None = None
-        self._pending: mx.array | None = None
-        self._told: list[Told] = []
-        self._advance(mx.array([row.request.tokens[-1]], dtype=mx.uint32))
+        self._fresh = [True] * len(rows)
+        self._pending = mx.array([row.request.tokens[-1] for row in rows], dtype=mx.uint32)
+        self._told: list[Told] = [None] * len(rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,12 +47,13 @@ class Batch:
         """Start computing the next token of each row.
 
         Returns:
-            Each row with the token that was computed before.
+            The rows that are not fresh, each with the token that was computed before.
         """
-        pending, told = self._pending, self._told
-        assert pending is not None  # noqa: S101 - there is one after __init__
-        self._advance(pending)
-        return list(zip(self.rows, pending.tolist(), told, strict=True))
+        fed, told, fresh = self._pending, self._told, self._fresh
+        self._advance(fed)
+        self._fresh = [False] * len(self.rows)
+        pairs = zip(self.rows, fed.tolist(), told, fresh, strict=True)
+        return [(row, token, noted) for row, token, noted, new in pairs if not new]
 
     def join(self, other: Batch) -> None:
         """Take the rows of another batch in, which is of no use afterwards."""
@@ -63,6 +66,7 @@ class Batch:
                 one.extend(two)
             self.caches = mine
         self.rows += other.rows
+        self._fresh += other._fresh
         self._pending = mx.concatenate([self._pending, other._pending])
         self._told += other._told
         self._sampler = None
@@ -78,7 +82,7 @@ class Batch:
             for cache in self.caches:
                 cache.filter(left)
         self.rows = [self.rows[index] for index in left]
-        assert self._pending is not None  # noqa: S101 - there is one after __init__
+        self._fresh = [self._fresh[index] for index in left]
         self._pending = self._pending[mx.array(left)]
         self._told = [self._told[index] for index in left]
         self._sampler = None
@@ -86,17 +90,15 @@ class Batch:
     def part(self, row: Row) -> Batch:
         """Make a batch of one row of this one, which still holds it."""
         index = self.rows.index(row)
-        single = Batch.__new__(Batch)
-        single.__dict__.update(self.__dict__)
-        single.rows, single.caches = [row], self.cache_of(row)
-        single._pending = None if self._pending is None else self._pending[index : index + 1]
-        single._told, single._sampler = [self._told[index]], None
+        single = Batch(self._model, [row], self.cache_of(row))
+        single._pending = self._pending[index : index + 1]
+        single._told, single._fresh = [self._told[index]], [self._fresh[index]]
         return single
 
     def cache_of(self, row: Row) -> list[Any]:
         """Copy one row's cache out of the rectangle; a single row's is given away as it is.
 
-        It holds all of `row.tokens`, if all that was drawn was read.
+        It holds `tokens_of` the row, if all that was drawn was read.
         """
         if len(self) == 1:
             return self.caches
@@ -106,29 +108,45 @@ class Batch:
         mx.async_eval([cache.state for cache in own])
         return own
 
+    def tokens_of(self, row: Row) -> list[int]:
+        """List the tokens that a row's cache holds."""
+        return row.tokens[:-1] if self._fresh[self.rows.index(row)] else row.tokens
+
     def _rectangles(self) -> list[Any]:
         if len(self) > 1:
             return self.caches
         return [cache.merge([cache]) for cache in self.caches]
 
-    def _advance(self, tokens: mx.array) -> None:
-        logits = self._model(tokens[:, None], cache=self.caches)[:, -1, :].astype(mx.float32)
+    def _advance(self, fed: mx.array) -> None:
+        logits = self._model(fed[:, None], cache=self.caches)[:, -1, :].astype(mx.float32)
+        if any(row.matcher is not None for row in self.rows):
+            allowed = self._constrain(logits, fed)
+        else:
+            allowed = None
         if self._sampler is None:
-            self._sampler = self._new_sampler(tokens, logits.shape[-1])
-        drawn = self._sampler.draw(logits, [row.drawn for row in self.rows])
+            self._sampler = self._new_sampler(fed, logits.shape[-1])
+        drawn = self._sampler.draw(logits, [row.drawn for row in self.rows], allowed)
         for row in self.rows:
             row.drawn += 1
         self._told = look(logits, drawn, [row.request.logprobs for row in self.rows])
         self._pending = drawn
         mx.async_eval(drawn, self._told)
 
+    def _constrain(self, logits: mx.array, fed: mx.array) -> mx.array:
+        """Work out what grammars allow; the device computes the logits meanwhile."""
+        mx.async_eval(logits)
+        for row, token, new in zip(self.rows, fed.tolist(), self._fresh, strict=True):
+            if row.matcher is not None and not new:
+                row.matcher.take(token)
+        return forbid([row.matcher for row in self.rows], logits.shape[-1])
+
     def _new_sampler(self, fed: mx.array, vocabulary: int) -> Sampler:
         """Make a sampler that knows of all tokens but those that `_advance` is about to draw."""
         return Sampler(
-            [row.request.sampling for row in self.rows],
+            [row.sampling for row in self.rows],
             [row.request.tokens for row in self.rows],
             [row.generated for row in self.rows],
-            # A row whose first token is being drawn is fed the end of its prompt.
-            None if self._pending is None else fed,
+            fed,
+            self._fresh,
             vocabulary,
         )

@@ -18,6 +18,7 @@ class Config:
         memory_bytes: what weights, caches and work may take together; 0 for no bound.
         prefill_chunk: tokens of a prompt that are processed between two decode steps.
         prefix_cache_bytes: what caches of past requests may take of it.
+        widen: whether weights are turned into floats of 32 bits (see `widen.py`).
         device: `cpu` to leave a GPU alone, otherwise what mlx was built for.
     """
 
@@ -28,6 +29,7 @@ class Config:
     memory_bytes: int = 0
     prefill_chunk: int = 256
     prefix_cache_bytes: int = 1 << 28
+    widen: bool = False
     device: str = "auto"
 
     @classmethod

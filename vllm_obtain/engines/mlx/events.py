@@ -17,20 +17,29 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, and OpenAI's `logprobs.content` entries of its tokens if they were asked for."""
+    """New text of a choice, and `logprobs.content` entries of its tokens if they were asked for."""
 
     text: str
     logprobs: list[dict[str, Any]] | None
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end: `stop` or `length`, and the tokens it took."""
+    """The end of a choice: `stop` or `length`, and the tokens it took."""
 
     reason: str
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    choice: int = 0
 
 
-Event = Progress | Delta | Finish
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The end of the whole request in the middle of an answer, and why."""
+
+    message: str
+
+
+Event = Progress | Delta | Finish | Failure

@@ -10,9 +10,11 @@ from mlx_lm import load as load_folder
 
 from . import wired
 from .config import Config
+from .grammar import Grammars
 from .memory import Memory
 from .prompt import Prompts
 from .text import Pieces
+from .widen import widen
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Loaded:
     Args:
         model: mlx-lm's.
         prompts: makes tokens of requests.
+        grammars: makes grammars of schemas.
         pieces: makes bytes of tokens.
         ends: tokens with which the model ends an answer.
         vocabulary: how many tokens it knows.
@@ -30,6 +33,7 @@ class Loaded:
 
     model: Any
     prompts: Prompts
+    grammars: Grammars
     pieces: Pieces
     ends: set[int]
     vocabulary: int
@@ -44,12 +48,15 @@ def load(config: Config) -> Loaded:
     if config.memory_bytes:
         mx.set_memory_limit(config.memory_bytes)
         mx.set_cache_limit(config.memory_bytes // 8)
-    model, tokenizer = load_folder(config.model)
+    model, tokenizer = load_folder(config.model, lazy=config.widen)
+    if config.widen:
+        widen(model)
     memory = Memory.plan(model, config.memory_bytes)
     vocabulary = model(mx.array([[0]])).shape[-1]
     return Loaded(
         model,
         Prompts(tokenizer, vocabulary),
+        Grammars(tokenizer, vocabulary),
         Pieces(tokenizer),
         set(tokenizer.eos_token_ids),
         vocabulary,

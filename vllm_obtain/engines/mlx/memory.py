@@ -91,23 +91,26 @@ class Memory:
             )
         return cls(cost, budget)
 
-    def check(self, tokens: int, prompt_tokens: int) -> None:
+    def check(self, tokens: int, prompt_tokens: int, choices: int = 1) -> None:
         """Refuse a request whose cache cannot fit even when it is alone.
 
         Args:
             tokens: of its prompt and of the answer it must have room for.
             prompt_tokens: of its prompt.
+            choices: how many answers it asks for.
 
         Raises:
             Refusal: it cannot.
         """
-        needed = rectangle(self.cost, [tokens])
+        needed = rectangle(self.cost, [tokens] * choices)
         if not self.budget or needed <= self.budget:
             return
-        fits = max(0, (self.budget - self.cost.fixed) // max(1, self.cost.per_token))
+        each = self.budget // choices - self.cost.fixed
+        fits = max(0, each // max(1, self.cost.per_token)) // STEP * STEP
+        times = f"{choices} times " if choices > 1 else ""
         raise Refusal(
-            f"The cache of {tokens} tokens ({prompt_tokens} of the prompt) takes {needed} bytes "
-            f"and {self.budget} are there, enough for {fits // STEP * STEP} tokens. Shorten the "
+            f"The cache of {times}{tokens} tokens ({prompt_tokens} of the prompt) takes {needed} "
+            f"bytes and {self.budget} are there, enough for {times}{fits} tokens. Shorten the "
             "prompt, lower max_tokens, or raise MLX_MEMORY_FRACTION.",
             code="prefill_memory_exceeded",
             needed_bytes=needed,

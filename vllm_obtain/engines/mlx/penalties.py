@@ -17,7 +17,8 @@ class Penalties:
         rules: Sequence[Sampling],
         prompts: Sequence[list[int]],
         generated: Sequence[list[int]],
-        pending: mx.array | None,
+        pending: mx.array,
+        fresh: Sequence[bool],
         vocabulary: int,
     ) -> None:
         # Rows that ask for nothing have neutral factors: their counts need not be right.
@@ -28,12 +29,15 @@ class Penalties:
         self._presence = mx.array([[rule.presence_penalty] for rule in rules])
         self._frequency = mx.array([[rule.frequency_penalty] for rule in rules])
         self._repetition = mx.array([[rule.repetition_penalty] for rule in rules])
-        if pending is not None:
-            self.note(pending)
+        # The end of a prompt is counted with the prompt.
+        self._add(pending, mx.array([0.0 if new else 1.0 for new in fresh]))
 
     def note(self, tokens: mx.array) -> None:
         """Count one more token per row."""
-        self._counts = self._counts.at[self._rows, tokens].add(1.0)
+        self._add(tokens, mx.array(1.0))
+
+    def _add(self, tokens: mx.array, often: mx.array) -> None:
+        self._counts = self._counts.at[self._rows, tokens].add(often)
 
     def apply(self, logits: mx.array) -> mx.array:
         """Lower the logits of what was there."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from .row import Row
 
@@ -15,13 +16,14 @@ class Prefill:
 
     Args:
         model: mlx-lm's model.
-        row: whose prompt it is.
+        rows: whose prompt it is: one row per choice.
         caches: with the beginning of the prompt in them, or None.
         done: how many tokens that is.
     """
 
-    def __init__(self, model: Any, row: Row, caches: list[Any] | None, done: int) -> None:
-        self.row = row
+    def __init__(self, model: Any, rows: list[Row], caches: list[Any] | None, done: int) -> None:
+        self.rows = rows
+        self.tokens = rows[0].request.tokens
         self.done = done
         self.caches = make_prompt_cache(model) if caches is None else caches
         self._model = model
@@ -29,7 +31,12 @@ class Prefill:
     @property
     def left(self) -> int:
         """Tokens to process; the last one is not among them, it makes the first logits."""
-        return len(self.row.request.tokens) - 1 - self.done
+        return len(self.tokens) - 1 - self.done
+
+    @property
+    def plain(self) -> bool:
+        """Whether other prompts can be processed in the same pass."""
+        return all(type(cache) is KVCache for cache in self.caches)
 
     def advance(self, most: int) -> int:
         """Process up to so many tokens.
@@ -37,19 +44,77 @@ class Prefill:
         Returns:
             How many it were.
         """
-        piece = self.row.request.tokens[self.done : self.done + min(most, self.left)]
+        piece = self.tokens[self.done : self.done + min(most, self.left)]
         if piece:
             self._model(mx.array([piece], dtype=mx.uint32), cache=self.caches)
-            # Only the caches: nobody needs the logits of a prompt, so they are never computed.
-            mx.eval([cache.state for cache in self.caches])
             self.done += len(piece)
+            # Only the caches: nobody needs the logits of a prompt, so they are never computed.
+            # The last piece need not be waited for: the first token depends on it.
+            (mx.eval if self.left else mx.async_eval)([cache.state for cache in self.caches])
         return len(piece)
 
+    def rectangle(self) -> list[Any]:
+        """Give the caches away, once for each choice."""
+        if len(self.rows) == 1:
+            return self.caches
+        return [cache.merge([cache] * len(self.rows)) for cache in self.caches]
 
-def pick(prompts: list[Prefill], turn: int) -> Prefill:
-    """Choose whose piece is next.
+
+def batchable(caches: list[Any]) -> bool:
+    """Tell whether rows with such caches can decode together."""
+    return all(hasattr(cache, "merge") for cache in caches)
+
+
+def finish(model: Any, prompts: Sequence[Prefill]) -> list[Any]:
+    """Process all that is left of several plain prompts in one pass.
+
+    Returns:
+        The caches, as a rectangle of all their choices.
+    """
+    layers = zip(*(prompt.caches for prompt in prompts), strict=True)
+    caches = [layer[0].merge(list(layer)) for layer in layers]
+    longest = max(prompt.left for prompt in prompts)
+    if longest:
+        padding = [longest - prompt.left for prompt in prompts]
+        if any(padding):
+            for cache in caches:
+                cache.prepare(lengths=[prompt.left for prompt in prompts], right_padding=padding)
+        pieces = [
+            prompt.tokens[prompt.done : -1] + [0] * empty
+            for prompt, empty in zip(prompts, padding, strict=True)
+        ]
+        model(mx.array(pieces, dtype=mx.uint32), cache=caches)
+        if any(padding):
+            for cache in caches:
+                cache.finalize()
+        mx.async_eval([(cache.keys, cache.values) for cache in caches])
+    choices = [number for number, prompt in enumerate(prompts) for _ in prompt.rows]
+    if len(choices) > len(prompts):
+        for cache in caches:
+            cache.filter(choices)
+    for prompt in prompts:
+        prompt.done = len(prompt.tokens) - 1
+    return caches
+
+
+def pick(prompts: list[Prefill], turn: int, most: int) -> list[Prefill]:
+    """Choose whose pieces are next, one prompt's or all the rest of several.
 
     By turns the one that has the least left, so that a short prompt does not wait behind a long
-    one, and the oldest, so that short ones cannot keep it out for ever.
+    one, and the oldest, so that short ones cannot keep it out for ever. Others that can be
+    finished in the same pass come along.
+
+    Args:
+        prompts: at least one, the oldest first.
+        turn: counts the calls.
+        most: tokens of a pass, padding included.
     """
-    return min(prompts, key=lambda prompt: prompt.left) if turn % 2 else prompts[0]
+    by_length = sorted(prompts, key=lambda prompt: prompt.left)
+    first = by_length[0] if turn % 2 else prompts[0]
+    picked = [first]
+    if first.plain and first.left <= most:
+        for prompt in by_length:
+            longest = max(prompt.left, first.left, *(one.left for one in picked))
+            if prompt is not first and prompt.plain and (len(picked) + 1) * longest <= most:
+                picked.append(prompt)
+    return picked

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from typing import Any
 
-from .events import Delta, Event, Finish, Progress
+from .events import Delta, Event, Failure, Finish, Progress
 from .http import sse
 
 DONE = b"data: [DONE]\n\n"
+_MARK = "the text goes here"
 
 
 class Renderer:
@@ -18,25 +20,44 @@ class Renderer:
     Args:
         chat: whether it is a chat, or else a text completion.
         progress: whether the client wants to hear how far the prompt is.
+        choices: how many answers there are.
     """
 
-    def __init__(self, chat: bool, progress: bool) -> None:
+    def __init__(self, chat: bool, progress: bool, choices: int = 1) -> None:
         self._chat = chat
         self._progress = progress
+        self._open = choices
+        self._tokens = 0
         self._common = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if chat else "text_completion",
             "created": int(time.time()),
             "model": "mlx",
         }
+        # Written for every token of every request: encoded once, but for the text.
+        self._around = [self._frame(choice) for choice in range(choices)]
+
+    @property
+    def done(self) -> bool:
+        """Whether the last event was the end of the request."""
+        return not self._open
 
     def render(self, event: Event) -> bytes:
         """Encode an event; nothing if the client did not ask for it."""
+        if isinstance(event, Delta):
+            if event.logprobs is None:
+                before, after = self._around[event.choice]
+                return before + json.dumps(event.text).encode() + after
+            return self._chunk(event.choice, event.text, event.logprobs, None)
         if isinstance(event, Progress):
             return self._told_progress(event) if self._progress else b""
-        if isinstance(event, Delta):
-            return self._choice(event.text, event.logprobs, None)
-        return self._choice("", None, event.reason) + self._usage(event) + DONE
+        if isinstance(event, Failure):
+            self._open = 0
+            return sse({"error": {"message": event.message, "type": "server_error", "code": 500}})
+        self._open -= 1
+        self._tokens += event.completion_tokens
+        end = self._chunk(event.choice, "", None, event.reason)
+        return end if self._open else end + self._usage(event) + DONE
 
     def _told_progress(self, event: Progress) -> bytes:
         progress = {
@@ -46,23 +67,29 @@ class Renderer:
         }
         return sse({**self._common, "choices": [], "prompt_progress": progress})
 
-    def _choice(self, text: str, logprobs: list[dict[str, Any]] | None, end: str | None) -> bytes:
+    def _chunk(
+        self, choice: int, text: str, logprobs: list[dict[str, Any]] | None, end: str | None
+    ) -> bytes:
         new: dict[str, Any] = {"text": text}
         if self._chat:
             new = {"delta": {"content": text} if text else {}}
-        choice = {
-            "index": 0,
+        told = {
+            "index": choice,
             **new,
             "logprobs": None if logprobs is None else {"content": logprobs},
             "finish_reason": end,
         }
-        return sse({**self._common, "choices": [choice]})
+        return sse({**self._common, "choices": [told]})
+
+    def _frame(self, choice: int) -> tuple[bytes, bytes]:
+        before, _, after = self._chunk(choice, _MARK, None, None).partition(f'"{_MARK}"'.encode())
+        return before, after
 
     def _usage(self, end: Finish) -> bytes:
         usage = {
             "prompt_tokens": end.prompt_tokens,
-            "completion_tokens": end.completion_tokens,
-            "total_tokens": end.prompt_tokens + end.completion_tokens,
+            "completion_tokens": self._tokens,
+            "total_tokens": end.prompt_tokens + self._tokens,
             "prompt_tokens_details": {"cached_tokens": end.cached_tokens},
         }
         return sse({**self._common, "choices": [], "usage": usage})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import Refusal
 from .events import Event
+from .grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int = field(default_factory=lambda: secrets.randbits(63))
 
+    def for_choice(self, choice: int) -> Sampling:
+        """Draw other numbers for each choice; the first one gets those of a single one."""
+        return replace(self, seed=self.seed + (choice << 64)) if choice else self
+
     @property
     def penalises(self) -> bool:
         """Whether tokens that were there before matter."""
@@ -50,6 +55,8 @@ class Request:
         stop: texts that end it.
         logprobs: how many alternatives each token comes with; None for no log probabilities.
         tell: takes its events, called by the generation thread.
+        choices: how many answers are asked for.
+        grammar: what an answer must look like, if anything.
     """
 
     tokens: list[int]
@@ -59,6 +66,8 @@ class Request:
     stop: list[str]
     logprobs: int | None
     tell: Callable[[Event], None]
+    choices: int = 1
+    grammar: Grammar | None = None
 
 
 def read_sampling(body: dict[str, Any], vocabulary: int) -> Sampling:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Delta, Event, Finish, Progress
+from .events import Delta, Event, Failure, Finish, Progress
 from .logprobs import Told, entry
 from .memory import STEP
 from .request import Request
@@ -28,16 +28,20 @@ def horizon(request: Request, generated: int) -> int:
 
 
 class Row:
-    """What is known of a request's answer; only the generation thread touches it.
+    """What is known of one choice of a request; only the generation thread touches it.
 
     Args:
         request: what was asked.
+        choice: which of its choices.
         pieces: the bytes of each token.
         ends: tokens with which the model ends an answer.
     """
 
-    def __init__(self, request: Request, pieces: Pieces, ends: set[int]) -> None:
+    def __init__(self, request: Request, choice: int, pieces: Pieces, ends: set[int]) -> None:
         self.request = request
+        self.choice = choice
+        self.sampling = request.sampling.for_choice(choice)
+        self.matcher = None if request.grammar is None else request.grammar.matcher()
         self.generated: list[int] = []
         self.drawn = 0
         self.cached = 0
@@ -66,6 +70,9 @@ class Row:
         if token in self._ends:
             yield from self.finish("stop")
             return
+        if self.matcher is not None and (problem := self.matcher.problem):
+            yield Failure(f"The JSON schema could not be followed any further: {problem}")
+            return
         if self.request.logprobs is not None:
             shaped = entry(token, told, self.request.logprobs, self._pieces)
             self._entries.append((len(self._pieces[token]), shaped))
@@ -85,12 +92,12 @@ class Row:
 
     def _delta(self, text: str) -> Delta:
         if self.request.logprobs is None:
-            return Delta(text, None)
+            return Delta(text, None, self.choice)
         count = len(self._entries)
         if self._text.stopped or self._text.holds:
             count = self._covering(len(text.encode()))
         going, self._entries = self._entries[:count], self._entries[count:]
-        return Delta(text, [shaped for _, shaped in going])
+        return Delta(text, [shaped for _, shaped in going], self.choice)
 
     def _covering(self, size: int) -> int:
         """Count the tokens that make up so many bytes: those of a held text are not told yet."""
@@ -101,4 +108,5 @@ class Row:
         return len(self._entries)
 
     def _end(self, reason: str) -> Finish:
-        return Finish(reason, len(self.request.tokens), len(self.generated), self.cached)
+        prompt, answer = len(self.request.tokens), len(self.generated)
+        return Finish(reason, prompt, answer, self.cached, self.choice)

@@ -24,7 +24,8 @@ class Sampler:
         rules: of each row.
         prompts: the tokens of each row's prompt.
         generated: the tokens each row has so far.
-        pending: the drawn token of each row that nobody has read yet, or None.
+        pending: the token of each row that is being fed.
+        fresh: the rows for which that is the end of their prompt, not a drawn token.
         vocabulary: how many logits there are.
     """
 
@@ -33,7 +34,8 @@ class Sampler:
         rules: Sequence[Sampling],
         prompts: Sequence[list[int]],
         generated: Sequence[list[int]],
-        pending: mx.array | None,
+        pending: mx.array,
+        fresh: Sequence[bool],
         vocabulary: int,
     ) -> None:
         self._rules = rules
@@ -43,17 +45,20 @@ class Sampler:
         self._filter = _Filter(rules, vocabulary)
         self._bias = _bias_of(rules, vocabulary)
         self._penalties = (
-            Penalties(rules, prompts, generated, pending, vocabulary)
+            Penalties(rules, prompts, generated, pending, fresh, vocabulary)
             if any(rule.penalises for rule in rules)
             else None
         )
 
-    def draw(self, logits: mx.array, positions: Sequence[int]) -> mx.array:
+    def draw(
+        self, logits: mx.array, positions: Sequence[int], allowed: mx.array | None = None
+    ) -> mx.array:
         """Draw a token for each row.
 
         Args:
             logits: rows x vocabulary, as floats of 32 bits.
             positions: how many tokens each row has drawn before.
+            allowed: what grammars leave of each row, as booleans; None if there are none.
 
         Returns:
             One token per row, not computed yet.
@@ -62,6 +67,8 @@ class Sampler:
             logits = self._penalties.apply(logits)
         if self._bias is not None:
             logits = logits + self._bias
+        if allowed is not None:
+            logits = mx.where(allowed, logits, -mx.inf)
         drawn = mx.argmax(logits, axis=-1)
         if not self._all_greedy:
             heated = self._filter.apply(logits) / self._heat
@@ -138,7 +145,8 @@ def _bias_of(rules: Sequence[Sampling], vocabulary: int) -> Any:
 
 def _key(seed: int, position: int) -> tuple[int, int]:
     """Mix a seed and a position into mlx's two words of randomness (SplitMix64)."""
-    value = (seed + (position + 1) * 0x9E3779B97F4A7C15) & _MASK
+    # Seeds above 64 bits are those of further choices.
+    value = (seed + (seed >> 64) * 0xD1342543DE82EF95 + (position + 1) * 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     value ^= value >> 31

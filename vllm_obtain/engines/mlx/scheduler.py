@@ -1,26 +1,26 @@
 """The generation thread: decides in each round who decodes, whose prompt goes on, who starts.
 
 A round is one token for every running row and one bounded piece of one prompt, so a long prompt
-costs running streams a piece per token and no more.
+costs running streams a piece per token and no more; two while most requests are still to begin.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from .batch import Batch
 from .config import Config
-from .events import Event, Finish
+from .events import Event, Failure, Finish
+from .groups import Groups
 from .load import Loaded
-from .memory import length_class
-from .prefill import Prefill, pick
+from .prefill import Prefill, batchable, finish, pick
 from .prefix_cache import PrefixCache, can_be_cut
 from .request import Request
 from .row import Row
@@ -28,6 +28,8 @@ from .row import Row
 Told = list[tuple[Request, Event]]
 # mlx keeps freed buffers for reuse; lengths that come and go leave ever more of them.
 CLEAR_EVERY = 256
+# Short prompts that are finished in one pass may take so many pieces together.
+TOGETHER = 2
 
 
 @dataclass
@@ -56,11 +58,9 @@ class Scheduler:
         self._config = config
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[tuple[str, Request]] = queue.SimpleQueue()
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[list[Row]] = deque()
         self._prompts: list[Prefill] = []
-        # By length class; rows that cannot be batched are alone, under numbers below zero.
-        self._batches: dict[int, Batch] = {}
-        self._alone = itertools.count(1)
+        self._groups = Groups()
         self._told: Told = []
         self._turn = 0
 
@@ -71,8 +71,9 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Requests in the model, their prompts included."""
-        return len(self._prompts) + sum(map(len, list(self._batches.values())))
+        """Choices in the model, those of prompts included."""
+        prompts = sum(len(prompt.rows) for prompt in list(self._prompts))
+        return prompts + len(self._groups)
 
     def submit(self, request: Request) -> None:
         """Have a request processed; callable from any thread."""
@@ -90,51 +91,60 @@ class Scheduler:
             self._decode()
             self._tell()
             self._process_prompt()
+            if len(self._prompts) > len(self._groups):
+                # A pass for a few rows costs what one for all of them does: have them all soon.
+                self._process_prompt()
             self._tell()
 
     # --- what comes in ---------------------------------------------------------------------
 
     def _receive(self) -> None:
-        idle = not (self._waiting or self._prompts or self._batches)
+        idle = not (self._waiting or self._prompts or self._groups)
         while idle or not self._inbox.empty():
             order, request = self._inbox.get()
             idle = False
             if order == "submit":
-                self._waiting.append(Row(request, self._loaded.pieces, self._loaded.ends))
+                self._waiting.append(self._rows_of(request))
             else:
                 self._forget(request)
 
+    def _rows_of(self, request: Request) -> list[Row]:
+        pieces, ends = self._loaded.pieces, self._loaded.ends
+        return [Row(request, choice, pieces, ends) for choice in range(request.choices)]
+
     def _forget(self, request: Request) -> None:
-        self._waiting = deque(row for row in self._waiting if row.request is not request)
-        for prompt in [one for one in self._prompts if one.row.request is request]:
+        self._waiting = deque(rows for rows in self._waiting if rows[0].request is not request)
+        for prompt in [one for one in self._prompts if one.rows[0].request is request]:
             self._prompts.remove(prompt)
             self.prefixes.keep(request.tokens[: prompt.done], prompt.caches)
-        self._remove([row for row in self._decoding() if row.request is request])
+        self._remove([row for row in self._groups.rows if row.request is request])
 
     def _start_waiting(self) -> None:
-        while self._waiting and self.running < self._config.slots:
-            lengths = [row.horizon for row in [*self._rows(), self._waiting[0]]]
+        while self._waiting and self.running + len(self._waiting[0]) <= self._config.slots:
+            lengths = [row.horizon for row in [*self._rows(), *self._waiting[0]]]
             if not self._memory.fits(lengths):
                 return  # a row that ends makes room: nothing that is refused for good gets here
-            row = self._waiting.popleft()
-            caches, done = self.prefixes.find(row.request.tokens)
-            row.cached = done
-            self._prompts.append(Prefill(self._loaded.model, row, caches, done))
-            self._told.append((row.request, row.progress(done)))
+            rows = self._waiting.popleft()
+            caches, done = self.prefixes.find(rows[0].request.tokens)
+            for row in rows:
+                row.cached = done
+            self._prompts.append(Prefill(self._loaded.model, rows, caches, done))
+            self._told.append((rows[0].request, rows[0].progress(done)))
             self._yield_room()
 
     # --- rounds ----------------------------------------------------------------------------
 
     def _decode(self) -> None:
         self._make_room()
-        self._regroup()
+        self._groups.regroup()
         ended: list[Row] = []
-        for batch in list(self._batches.values()):
+        for batch in self._groups:
             self.numbers.steps += 1
             for row, token, told in batch.step():
                 self.numbers.generated_tokens += 1
                 if self._note(row, row.take(token, told)):
                     ended.append(row)
+        self._tell()  # keeping the caches of what ended takes a moment
         self._remove(ended)
         if self.numbers.steps % CLEAR_EVERY == 0:
             mx.clear_cache()
@@ -143,39 +153,40 @@ class Scheduler:
         if not self._prompts:
             return
         self._turn += 1
-        prompt = pick(self._prompts, self._turn)
         self.numbers.steps += 1
+        picked = pick(self._prompts, self._turn, TOGETHER * self._config.prefill_chunk)
+        if len(picked) == 1:
+            self._go_on(picked[0])
+            return
+        self.numbers.prompt_tokens += sum(prompt.left for prompt in picked)
+        caches = finish(self._loaded.model, picked)
+        self._begin_answers(picked, caches)
+
+    def _go_on(self, prompt: Prefill) -> None:
         self.numbers.prompt_tokens += prompt.advance(self._config.prefill_chunk)
-        row = prompt.row
         if prompt.left:
+            row = prompt.rows[0]
             self._told.append((row.request, row.progress(prompt.done)))
             return
-        self._prompts.remove(prompt)
         if not can_be_cut(prompt.caches):
             # Later, when more tokens are in them, they are of use to nobody.
-            self.prefixes.keep(row.request.tokens[:-1], copy.deepcopy(prompt.caches))
-        self._place(Batch(self._loaded.model, row, prompt.caches))
-        self._told.append((row.request, row.progress(len(row.request.tokens))))
+            self.prefixes.keep(prompt.tokens[:-1], copy.deepcopy(prompt.caches))
+        if batchable(prompt.caches):
+            self._begin_answers([prompt], prompt.rectangle())
+            return
+        rows, prompt.rows = prompt.rows, prompt.rows[:1]
+        for row in rows[1:]:
+            self._groups.place(Batch(self._loaded.model, [row], copy.deepcopy(prompt.caches)))
+        self._begin_answers([prompt], prompt.caches)
 
-    def _place(self, batch: Batch) -> None:
-        """Put a batch of one row where rows of its length are."""
-        batchable = len(batch) > 1 or all(hasattr(cache, "merge") for cache in batch.caches)
-        key = length_class(batch.rows[0].horizon) if batchable else -next(self._alone)
-        if (others := self._batches.get(key)) is None:
-            self._batches[key] = batch
-        else:
-            others.join(batch)
-
-    def _regroup(self) -> None:
-        """Move rows that have outgrown their length class."""
-        for key, batch in list(self._batches.items()):
-            grown = [row for row in batch.rows if 0 <= key < length_class(row.horizon)]
-            if not grown:
-                continue
-            parts = [batch.part(row) for row in grown]
-            self._drop(key, grown)
-            for part in parts:
-                self._place(part)
+    def _begin_answers(self, prompts: list[Prefill], caches: list[Any]) -> None:
+        """Have rows decode whose prompts are done, and whose caches share a rectangle."""
+        rows = [row for prompt in prompts for row in prompt.rows]
+        self._prompts = [prompt for prompt in self._prompts if prompt not in prompts]
+        self._groups.place(Batch(self._loaded.model, rows, caches))
+        for prompt in prompts:
+            row = prompt.rows[0]
+            self._told.append((row.request, row.progress(len(prompt.tokens))))
 
     # --- the end of rows -------------------------------------------------------------------
 
@@ -184,31 +195,22 @@ class Scheduler:
         last: Event | None = None
         for last in events:
             self._told.append((row.request, last))
-        return isinstance(last, Finish)
+        return isinstance(last, Finish | Failure)
 
     def _remove(self, rows: list[Row]) -> None:
-        for key, batch in list(self._batches.items()):
-            gone = [row for row in batch.rows if row in rows]
-            for row in gone:
-                if can_be_cut(own := batch.cache_of(row)):
-                    self.prefixes.keep(row.tokens, own)
-            if gone:
-                self._drop(key, gone)
+        if rows:
+            self._groups.remove(rows, self._keep_prefix)
 
-    def _drop(self, key: int, gone: list[Row]) -> None:
-        batch = self._batches[key]
-        left = [row for row in batch.rows if row not in gone]
-        if left:
-            batch.keep(left)
-        else:
-            del self._batches[key]
+    def _keep_prefix(self, batch: Batch, row: Row) -> None:
+        if can_be_cut(own := batch.cache_of(row)):
+            self.prefixes.keep(batch.tokens_of(row), own)
 
     # --- memory ----------------------------------------------------------------------------
 
     def _make_room(self) -> None:
         """End the longest answers without a named length when the rest no longer fits."""
         while not self._memory.fits(row.horizon for row in self._rows()):
-            open_ended = [row for row in self._decoding() if not row.request.bounded]
+            open_ended = [row for row in self._groups.rows if not row.request.bounded]
             if not open_ended:
                 return
             longest = max(open_ended, key=lambda row: row.horizon)
@@ -224,11 +226,8 @@ class Scheduler:
 
     # --- who is there ----------------------------------------------------------------------
 
-    def _decoding(self) -> list[Row]:
-        return [row for batch in self._batches.values() for row in batch.rows]
-
     def _rows(self) -> list[Row]:
-        return [*(prompt.row for prompt in self._prompts), *self._decoding()]
+        return [*(row for prompt in self._prompts for row in prompt.rows), *self._groups.rows]
 
     def _tell(self) -> None:
         if self._told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -33,6 +34,9 @@ def _generate(config: Config, service: Service, loop: asyncio.AbstractEventLoop)
 
     try:
         loaded = load(config)
+        # A collection that walks all of transformers is a pause in every stream.
+        gc.collect()
+        gc.freeze()
         scheduler = Scheduler(loaded, config, deliver)
         loop.call_soon_threadsafe(service.ready, loaded, scheduler)
         scheduler.run()

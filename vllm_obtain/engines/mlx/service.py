@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from . import http
 from .config import Config
 from .errors import Refusal, too_long
-from .events import Event, Finish
+from .events import Event
 from .load import Loaded
 from .render import Renderer
 from .request import Request, integer, read_logprobs, read_sampling, read_stop
@@ -75,23 +76,21 @@ class Service:
         writer: asyncio.StreamWriter,
     ) -> None:
         assert self._scheduler is not None  # noqa: S101 - `_answer` looked
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        stream = _Stream(writer)
         # Long prompts take a while to tokenise: other connections are answered meanwhile.
-        request = await asyncio.to_thread(self._read, chat, body, events)
-        renderer = Renderer(chat, bool(body.get("return_progress")))
-        watch = asyncio.create_task(_tell_when_gone(reader, events))
+        request = await asyncio.to_thread(self._read, chat, body, stream.tell)
+        stream.renderer = Renderer(chat, bool(body.get("return_progress")), request.choices)
+        watch = asyncio.create_task(_tell_when_gone(reader, stream.over))
         writer.write(http.STREAM_HEAD)
         self._scheduler.submit(request)
         try:
-            await _stream(events, renderer, writer)
+            await stream.over.wait()
         finally:
             watch.cancel()
             # After its end this does nothing.
             self._scheduler.cancel(request)
 
-    def _read(
-        self, chat: bool, body: dict[str, Any], events: asyncio.Queue[Event | None]
-    ) -> Request:
+    def _read(self, chat: bool, body: dict[str, Any], tell: Callable[[Event], None]) -> Request:
         """Check a body and make a request of it."""
         assert self._loaded is not None  # noqa: S101 - `_answer` looked
         if body.get("stream") is not True:
@@ -111,10 +110,12 @@ class Service:
             sampling=read_sampling(body, self._loaded.vocabulary),
             stop=read_stop(body),
             logprobs=read_logprobs(body),
-            tell=events.put_nowait,
+            tell=tell,
+            choices=integer(body, "n", 1, 1, self._config.slots),
+            grammar=self._loaded.grammars.read(body) if chat else None,
         )
         # By the scheduler's own measure: what passes here must fit when it is alone.
-        self._loaded.memory.check(horizon(request, 0), len(tokens))
+        self._loaded.memory.check(horizon(request, 0), len(tokens), request.choices)
         return request
 
     def _metrics(self, scheduler: Scheduler) -> dict[str, Any]:
@@ -129,30 +130,34 @@ class Service:
         }
 
 
-async def _stream(
-    events: asyncio.Queue[Event | None], renderer: Renderer, writer: asyncio.StreamWriter
-) -> None:
-    """Write events until the last; a None among them means that the client is gone."""
-    while True:
-        batch = [await events.get()]
-        while not events.empty():
-            batch.append(events.get_nowait())
-        if None in batch:
+class _Stream:
+    """One answer on its way out.
+
+    Events are written where they are delivered: waking a task for each token of each request costs
+    more than all the rest, and the generation thread waits for Python's lock meanwhile. What a
+    client does not read is kept, an answer at most.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.over = asyncio.Event()
+        self.renderer: Renderer | None = None
+        self._writer = writer
+
+    def tell(self, event: Event) -> None:
+        """Write an event; called on the loop, after the request was submitted."""
+        assert self.renderer is not None  # noqa: S101 - set before that
+        if self.over.is_set():
             return
-        data = b"".join(renderer.render(event) for event in batch if event is not None)
-        if data:
-            writer.write(http.chunk(data))
-        if isinstance(batch[-1], Finish):
-            writer.write(http.STREAM_END)
-            return
-        await writer.drain()
+        if data := self.renderer.render(event):
+            self._writer.write(http.chunk(data))
+        if self.renderer.done:
+            self._writer.write(http.STREAM_END)
+            self.over.set()
 
 
-async def _tell_when_gone(
-    reader: asyncio.StreamReader, events: asyncio.Queue[Event | None]
-) -> None:
+async def _tell_when_gone(reader: asyncio.StreamReader, over: asyncio.Event) -> None:
     """Wait for the end of what the client sends; it has nothing more to say."""
     with contextlib.suppress(OSError):
         while await reader.read(4096):
             pass
-    events.put_nowait(None)
+    over.set()
