@@ -89,7 +89,8 @@ def test_a_mac_without_mlx_is_told_about_it(models: Path, monkeypatch: pytest.Mo
     assert found.ok
     (finding,) = found.improve
     assert "mlx uses the GPU best" in finding.text
-    assert (finding.command or "").endswith("-m pip install 'mlx-lm>=0.31'")
+    packages = "'mlx-lm>=0.32.2,<0.33' 'llguidance>=1.7,<2'"
+    assert (finding.command or "").endswith(f"-m pip install {packages}")
 
 
 def test_an_intel_mac(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

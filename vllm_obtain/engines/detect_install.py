@@ -16,8 +16,9 @@ from vllm_obtain.hardware import Machine, describe, driver
 # As in pyproject.toml; a test holds them together.
 REQUIREMENTS = {
     "llama_cpp": "xllamacpp>=2026.10",
-    "mlx": "mlx-lm>=0.31",
-    "mlx[cpu]": "mlx[cpu]>=0.30",
+    "mlx": "mlx-lm>=0.32.2,<0.33",
+    "mlx[cpu]": "mlx[cpu]>=0.32",
+    "grammars": "llguidance>=1.7,<2",
 }
 # llama.cpp for NVIDIA GPUs is not in the package index; see xllamacpp's README.
 CUDA_WHEELS = "https://xorbitsai.github.io/xllamacpp/whl/cu128"
@@ -132,7 +133,7 @@ def _mlx(device: str, on: Host, place: Place) -> Way:
     if device == "cuda":
         new = not on.driver or number(on.driver) >= (DRIVERS["13"],)
         needed = needed.replace("cpu", "cuda13" if new else "cuda12")
-    return Way(_pip(place, needed, REQUIREMENTS["mlx"]))
+    return Way(_pip(place, needed, REQUIREMENTS["mlx"], REQUIREMENTS["grammars"]))
 
 
 def _mlx_on_a_mac(on: Host, place: Place) -> Way:
@@ -145,7 +146,7 @@ def _mlx_on_a_mac(on: Host, place: Place) -> Way:
         return Way(None, "MLX needs a Mac with Apple Silicon.")
     if on.os_version and number(on.os_version) < (14,):
         return Way(None, f"MLX needs macOS 14 or newer, and this is {on.os_version}.")
-    return Way(_pip(place, REQUIREMENTS["mlx"]))
+    return Way(_pip(place, REQUIREMENTS["mlx"], REQUIREMENTS["grammars"]))
 
 
 def _vllm(device: str, on: Host, place: Place) -> Way:
