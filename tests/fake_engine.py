@@ -25,7 +25,7 @@ from vllm_obtain.settings import Settings
 
 ENVIRONMENT = {
     "INFERENCE_ENGINE": "fake",
-    "EXTRA_ENGINES": "fake=tests.fake_engine:FakeAdapter",
+    "EXTRA_ENGINES": "fake=tests.fake_engine:FakeAdapter, other=tests.fake_engine:OtherAdapter",
     "DEVICE_TYPE": "cpu",
 }
 
@@ -51,7 +51,7 @@ class FakeAdapter(LlamaCpp):
         socket: Path,
     ) -> Launch:
         """Start `fake_engine_server` with the switches beside the model's file."""
-        switches = switches_file(model.path)
+        switches = switches_file(model.path, self.name)
         said = Switches.read(switches)
         command = [sys.executable, "-P", "-S", fake_engine_server.__file__]
         return Launch(
@@ -59,23 +59,48 @@ class FakeAdapter(LlamaCpp):
             Limits(said.slots, said.pool_tokens, said.context),
         )
 
+    def stage(self, line: str) -> str | None:
+        """Read what it prints as `stage: words`."""
+        head, _, words = line.partition("stage: ")
+        return words if not head and words else None
 
-def switches_file(model: Path) -> Path:
-    """Where the switches of a model are."""
-    return model.with_name(f"{model.name}.json")
+
+class OtherAdapter(FakeAdapter):
+    """The fake engine under another name, with switches of its own."""
+
+    name = "other"
 
 
-def write_model(folder: Path, name: str, **switches: Any) -> Path:
+class ConvertingAdapter(FakeAdapter):
+    """The fake engine for converted folders; finds its switches beside the GGUF file."""
+
+    name = "converting"
+    conversion = "mlx"
+
+    def refuses(self, model: Model) -> str | None:
+        """Accept folders only."""
+        return "it needs a folder." if model.format == "gguf" else None
+
+
+def switches_file(model: Path, engine: str = "fake") -> Path:
+    """Where the switches of a model on an engine are."""
+    if model.parent.name == ".converted":
+        model = model.parent.parent / model.name.replace("-mlx-", ".gguf-").rpartition("-")[0]
+    return model.with_name(f"{model.name}.json" if engine == "fake" else f"{model.name}.{engine}")
+
+
+def write_model(folder: Path, name: str, engine: str = "fake", **switches: Any) -> Path:
     """Make a model for the fake engine, or set the switches of one that is there.
 
     Args:
         folder: MODELS_DIR.
         name: the model's name.
+        engine: which of the fake engines is meant.
         switches: see `Switches`; those left out are as if never set.
     """
     path = folder / f"{name}.gguf"
     if not path.exists():
         write_gguf(path)
     Switches(**switches)
-    switches_file(path).write_text(json.dumps(switches, default=str))
+    switches_file(path, engine).write_text(json.dumps(switches, default=str))
     return path

@@ -48,6 +48,7 @@ EXAMPLE = ROOT / ".env.example"
         ("VLLM_EXTRA_ARGS", "--uds x", "set PORT"),
         ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("ENABLE_LOG_FILE", "2", "a valid boolean"),
+        ("ENGINE_FAILOVER", "perhaps", "a valid boolean"),
         ("LOG_RETENTION_DAYS", "0", "greater than or equal to 1"),
         ("REQUEST_TIMEOUT", "0", "greater than 0"),
         ("REQUEST_TIMEOUT", "inf", "less than or equal to 86400"),

@@ -71,6 +71,7 @@ class Release(Message, frozen=True):
         completion_tokens: tokens generated.
         first_token: seconds from the request's arrival to its first token, None if none came.
         generating: seconds from the first token to the last.
+        lost: whether the engine broke the connection, which may be its end.
     """
 
     outcome: str
@@ -79,13 +80,22 @@ class Release(Message, frozen=True):
     completion_tokens: int = 0
     first_token: float | None = None
     generating: float = 0.0
+    lost: bool = False
 
 
 class Load(Message, frozen=True):
-    """Load a model. → Done or Refused; with `wait` only when it is ready."""
+    """Load a model. → Done or Refused; with `wait` only when it is ready.
+
+    Args:
+        model: its name.
+        wait: whether the answer comes when it is ready, or at once.
+        engine: which one shall serve it from now on, moved there while requests run; `auto` for
+            the one that is best here, None for whichever has it.
+    """
 
     model: str
     wait: bool
+    engine: str | None = None
 
 
 class Unload(Message, frozen=True):
@@ -204,12 +214,15 @@ class Done(Message, frozen=True):
 
     engine: str
     state: str
+    stage: str | None = None
 
 
 class EngineStatus(Struct, frozen=True):
-    """One engine, as the status page shows it. Memory in bytes, times in seconds.
+    """One engine process, as the status page shows it. Memory in bytes, times in seconds.
 
-    `reason` says why this engine serves this model.
+    A model that changes its engine has several: one that serves, one that starts, those that
+    finish what they have. `reason` says why this engine serves this model, `stage` how far a
+    conversion or a start is.
     """
 
     engine: str
@@ -228,6 +241,31 @@ class EngineStatus(Struct, frozen=True):
     load_seconds: float | None
     idle_seconds: float | None
     reason: str | None = None
+    stage: str | None = None
+
+
+class Handover(Struct, frozen=True, rename={"source": "from"}):
+    """A model's move from one engine to another.
+
+    Args:
+        at: when it was over, seconds since 1970.
+        model: the model's name.
+        source: the engine before.
+        to: the engine that took over, or should have.
+        cause: `switch` (somebody asked for it) or `failover`.
+        seconds: until the new one was ready, or had failed.
+        reason: why, in a sentence.
+        problem: why it failed, None when it did not.
+    """
+
+    at: float
+    model: str
+    source: str
+    to: str
+    cause: str
+    seconds: float
+    reason: str
+    problem: str | None = None
 
 
 class StatusReply(Message, frozen=True):
@@ -239,6 +277,7 @@ class StatusReply(Message, frozen=True):
     system: dict[str, float]
     in_flight: int
     cache: dict[str, int]
+    handovers: list[Handover] = []
 
 
 class MetricsReply(Message, frozen=True):

@@ -51,6 +51,9 @@ class Numbers:
             "generation_tokens_per_second", "Speed of one request.", "model engine", _RATES
         )
         self._restarts = self._counter("engine_restarts", "Engines that ended alone.", *serving)
+        self._handovers = self._counter(
+            "engine_handovers", "Models that changed their engine.", "model from to cause"
+        )
         self._loads = self._histogram(
             "model_load_seconds", "From start to first token.", "model engine", _SECONDS
         )
@@ -84,6 +87,10 @@ class Numbers:
     def crashed(self, model: str, engine: str) -> None:
         """Count an engine that ended by itself."""
         self._restarts.labels(model, engine).inc()
+
+    def handed_over(self, model: str, source: str, to: str, cause: str) -> None:
+        """Count a model that changed its engine."""
+        self._handovers.labels(model, source, to, cause).inc()
 
     def text(self, gauges: Gauges) -> str:
         """Write everything in Prometheus' text format.
@@ -133,9 +140,14 @@ class Gauges(Collector):
                 f"Of one engine: {field.replace('_', ' ')}.",
                 labels=["model", "engine"],
             )
+            # A model may have two processes on one engine for a while: moved away and back.
+            values: dict[tuple[str, str], float] = {}
             for engine in self._engines:
                 if (value := getattr(engine, field)) is not None:
-                    family.add_metric([engine.model, engine.engine], value)
+                    labels = engine.model, engine.engine
+                    values[labels] = values.get(labels, 0) + value
+            for labels, value in values.items():
+                family.add_metric(labels, value)
             yield family
 
 

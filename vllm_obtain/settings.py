@@ -40,8 +40,13 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def engine_name(value: str) -> str:
+    """Write an engine's name as we do: llama.cpp is llama_cpp."""
+    return value.strip().lower().replace(".", "_")
+
+
 def _engine_name(value: object) -> object:
-    return value.strip().lower().replace(".", "_") if isinstance(value, str) else value
+    return engine_name(value) if isinstance(value, str) else value
 
 
 def _upper(value: object) -> object:
@@ -113,6 +118,7 @@ class Settings(BaseModel):
     worker_connections: int = Field(1000, ge=16, le=100_000)
 
     inference_engine: Annotated[str, BeforeValidator(_engine_name)] = "auto"
+    engine_failover: bool = True
     extra_engines: Annotated[str, AfterValidator(_plugins)] = ""
     device_type: Annotated[Device, BeforeValidator(_lower)] = "auto"
     default_model: str = ""

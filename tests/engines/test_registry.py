@@ -38,7 +38,7 @@ def test_an_engine_of_ones_own(model: Model) -> None:
     own = settings(
         inference_engine="fake", extra_engines="x=no:Thing, fake = tests.fake_engine:FakeAdapter"
     )
-    assert isinstance(registry.choose(model, own), FakeAdapter)
+    assert isinstance(choice.ranked(model, own)[0].adapter, FakeAdapter)
     assert choice.why_not(model, own) is None
 
 
@@ -70,7 +70,7 @@ def test_an_engine_of_a_later_version() -> None:
 def test_a_model_no_engine_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Model("safe", tmp_path, "safetensors", 1, "0", 0)
     with pytest.raises(EngineFailed, match=r"llama_cpp: .*safetensors folder") as caught:
-        registry.choose(folder, LLAMA)
+        choice.ranked(folder, LLAMA)
     assert caught.value.code == "no_engine_for_model"
     assert "safetensors" in (choice.why_not(folder, LLAMA) or "")
     broken = Model("broken", tmp_path, "gguf", 1, "0", 0, problem="It is cut off.")
@@ -119,4 +119,4 @@ def test_a_model_no_engine_loads_gets_each_engines_reason(
     write_folder(tmp_path / "folder")
     model = Catalogue(tmp_path).find("folder")
     with pytest.raises(EngineFailed, match="llama_cpp: llama\\.cpp loads GGUF files"):
-        registry.choose(model, settings())
+        choice.ranked(model, settings())

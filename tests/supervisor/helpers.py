@@ -18,6 +18,7 @@ from vllm_obtain.metrics import Numbers
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.lease import Lease, Leases
+from vllm_obtain.supervisor.meter import Meter
 from vllm_obtain.supervisor.pool import Pool
 from vllm_obtain.supervisor.service import fresh_catalogue
 
@@ -52,11 +53,17 @@ class Rig:
         settings = settings_for(models, **env)
         self.catalogue = fresh_catalogue(settings.models_dir)
         self.numbers = Numbers()
-        self.pool = Pool(settings, self.catalogue, runtime, self.numbers)
+        self.meter = Meter()
+        self.pool = Pool(settings, self.catalogue, runtime, self.numbers, self.meter)
         self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)
 
     def engine(self, model: str) -> Engine:
         (engine,) = [each for each in self.pool.engines if each.model.name == model]
+        return engine
+
+    def engine_of(self, adapter: str) -> Engine:
+        """The one engine of that kind."""
+        (engine,) = [each for each in self.pool.engines if each.adapter.name == adapter]
         return engine
 
     async def lease(self, model: str, **more: Any) -> Lease:
@@ -83,6 +90,7 @@ async def rig(models: Path, runtime: Path, **env: Any) -> AsyncIterator[Rig]:
         yield made
     finally:
         await made.pool.close()
+        made.meter.close()
 
 
 async def until(check: Callable[[], Any], seconds: float = 10.0) -> Any:

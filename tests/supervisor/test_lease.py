@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.fake_engine import write_model
-from tests.supervisor.helpers import DONE, Rig, descriptors, in_loop, rig, turn, until
+from tests.supervisor.helpers import DONE, Rig, asking, descriptors, in_loop, rig, turn, until
 from vllm_obtain.errors import Overloaded, RequestTimeout
 from vllm_obtain.messages import Release
 from vllm_obtain.supervisor.lease import Lease
@@ -201,3 +202,38 @@ def count(it: Rig, name: str, **labels: str) -> float | None:
     return it.numbers.registry.get_sample_value(
         f"vllm_obtain_{name}", {"model": "a", "engine": "fake", **labels}
     )
+
+
+LOST = Release("error", lost=True)
+
+
+@in_loop
+async def test_a_broken_connection_is_looked_into_before_the_next_request(
+    models: Path, runtime: Path
+) -> None:
+    write_model(models, "a")
+    async with rig(models, runtime) as it:
+        lease, other = await it.lease("a"), await it.lease("a")
+        pid = it.engine("a").pid
+        os.kill(pid or 0, signal.SIGKILL)
+        lease.release(LOST)
+        assert it.leases.try_acquire(asking("a")) is None, "its end has not been seen yet"
+        following = await it.lease("a")
+        assert following.granted.loaded_at > lease.granted.loaded_at
+        assert it.engine("a").pid != pid
+        other.release(LOST)
+        assert it.pool.ready("a"), "that was the process before"
+        following.release(DONE)
+
+
+@in_loop
+async def test_an_engine_that_answers_is_trusted_again(models: Path, runtime: Path) -> None:
+    write_model(models, "a")
+    async with rig(models, runtime) as it:
+        lease = await it.lease("a")
+        lease.release(LOST)
+        assert it.pool.ready("a") is None
+        again = await it.lease("a")
+        assert again.granted.loaded_at == lease.granted.loaded_at
+        assert it.engine("a").restarts == 0
+        again.release(DONE)

@@ -255,7 +255,7 @@ async def test_a_restart_nobody_waits_for_takes_no_place_that_is_wanted(
         second = it.asked("b")  # is next, and may take the place of an engine that has crashed
         await turn()
         os.kill(crashing.pid or 0, signal.SIGKILL)
-        await until(lambda: crashing.restarts and it.pool._under_way("a"))
+        await until(lambda: crashing.restarts and it.pool._seats["a"].under_way)
         (tmp_path / "go").touch()
         leases = [await third, await second]
         await turn()

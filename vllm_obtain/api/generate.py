@@ -117,21 +117,25 @@ class Generation:
         """Hold a lease, and tell the supervisor at its end what it came to."""
         with self._supervisor.lease_line() as line, self._cancel.attached(line):
             granted = self._acquire(line)
-            outcome = "error"
+            outcome, lost = "error", False
             try:
                 yield line, granted
                 outcome = self.tally.reason or "error"
             except (ClientGone, GeneratorExit):
                 outcome = "cancelled"
                 raise
+            except EngineLost:
+                lost = True
+                raise
             finally:
                 if self._cancel.gone:
-                    outcome = "cancelled"
-                self._release(line, outcome)
+                    # We closed the engine's connection: that says nothing about the engine.
+                    outcome, lost = "cancelled", False
+                self._release(line, outcome, lost)
 
-    def _release(self, line: Line, outcome: str) -> None:
+    def _release(self, line: Line, outcome: str, lost: bool) -> None:
         try:
-            line.send(self.tally.release(outcome))
+            line.send(self.tally.release(outcome, lost))
         except OSError:
             line.close()
 

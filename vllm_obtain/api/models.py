@@ -12,7 +12,7 @@ from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.choice import why_not
 from vllm_obtain.messages import Done, Load, Unload
 from vllm_obtain.protocol.parse import decode
-from vllm_obtain.settings import Settings
+from vllm_obtain.settings import Settings, engine_name
 
 
 class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -20,6 +20,7 @@ class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
 
     model_name: str
     wait: bool = True
+    engine: str | None = None
 
 
 class UnloadBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,15 +47,21 @@ def show(name: str) -> Response:
 
 
 def load() -> tuple[Response, int]:
-    """POST /v1/models/load: ready when it answers, or 202 with `"wait": false`."""
+    """POST /v1/models/load: ready when it answers, or 202 with `"wait": false`.
+
+    With an `engine` the model is moved there while requests run; `auto` is the best one here.
+    """
     made = services()
     body = decode(request.get_data(), _load)
     model = made.catalogue.find(body.model_name)
     # The supervisor keeps LOAD_TIMEOUT; waiting for other models to leave comes on top.
     timeout = made.settings.load_timeout + made.settings.request_timeout if body.wait else 10
-    done = made.supervisor.ask(Load(model.name, body.wait), Done, timeout)
-    status = 200 if done.state == "ready" else 202
-    return jsonify(model=model.name, engine=done.engine, state=done.state), status
+    engine = engine_name(body.engine) if body.engine is not None else None
+    done = made.supervisor.ask(Load(model.name, body.wait, engine), Done, timeout)
+    answer = {"model": model.name, "engine": done.engine, "state": done.state}
+    if done.state == "ready":
+        return jsonify(answer), 200
+    return jsonify(**answer, stage=done.stage), 202
 
 
 def unload() -> Response:

@@ -53,6 +53,7 @@ def status() -> Response:
         "requests_in_flight": now.in_flight,
         "response_cache": now.cache,
         "engines": now.engines,
+        "handovers": now.handovers,
         "engines_available": [_available(found) for found in detect.snapshot(made.settings)],
         "model_engines": made.settings.engine_pins,
     }
@@ -85,8 +86,9 @@ def _why_not_ready(engines: list[EngineStatus]) -> str | None:
     states = {engine.state for engine in engines}
     if "ready" in states:
         return None
-    if states & {"starting", "crashed", "draining"}:
-        return "An engine is starting."
+    if states & {"converting", "starting", "crashed", "draining"}:
+        stage = next((engine.stage for engine in engines if engine.stage), None)
+        return f"An engine is starting ({stage})." if stage else "An engine is starting."
     failed = next((engine for engine in engines if engine.state == "failed"), None)
     if failed is not None:
         return failed.last_error or f"'{failed.model}' could not be loaded."

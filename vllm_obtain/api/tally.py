@@ -52,8 +52,8 @@ class Tally:
         """Tokens so far: the engine's own count if it gave one, else one per event."""
         return self._counted or Usage(self.prompt_tokens, self.deltas, self.cached_tokens)
 
-    def release(self, outcome: str) -> Release:
-        """Sum up for the supervisor."""
+    def release(self, outcome: str, lost: bool = False) -> Release:
+        """Sum up for the supervisor; arguments as in `messages.Release`."""
         usage = self.usage()
         return Release(
             outcome=outcome,
@@ -62,4 +62,5 @@ class Tally:
             completion_tokens=usage.completion_tokens,
             first_token=self.first_token,
             generating=self._last - self._first if self._first is not None else 0.0,
+            lost=lost,
         )

@@ -60,6 +60,22 @@ def read_file(path: Path) -> Model | None:
     return dataclasses.replace(_read(found, found.revision), name=found.stem)
 
 
+def read_folder(path: Path) -> Model | None:
+    """Read one safetensors folder, as a scan would, also where a scan does not look.
+
+    Args:
+        path: the folder; its name is the model's.
+
+    Returns:
+        The model, or None if there is no such folder.
+    """
+    folder = next(iter(walk(path)), None)
+    found = [each for each in models_in(folder) if each.format == "safetensors"] if folder else []
+    if not found:
+        return None
+    return dataclasses.replace(_read(found[0], found[0].revision), name=path.name)
+
+
 def _find(models_dir: Path) -> list[Found]:
     found: dict[str, Found] = {}
     for folder in walk(models_dir):

@@ -217,9 +217,7 @@ def _why_not_converted(model: Model, target: Target) -> str | None:
 
 def _nobody(model: Model, refusals: dict[str, Refusal]) -> EngineFailed:
     said = " ".join(f"{name}: {refusal.reason}" for name, refusal in refusals.items())
-    absent = all(refusal.missing for refusal in refusals.values())
-    return EngineFailed(
-        f"No engine here can load '{model.name}'. {said}",
-        status=503,
-        code="engine_not_installed" if absent else "no_engine_for_model",
-    )
+    message = f"No engine here can load '{model.name}'. {said}"
+    if all(refusal.missing for refusal in refusals.values()):
+        return EngineFailed(message, status=503, code="engine_not_installed")
+    return EngineFailed(message, status=503, code="no_engine_for_model")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Final
 
-from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.errors import EngineFailed
 from vllm_obtain.hardware import DeviceName, Machine, describe
@@ -68,24 +67,6 @@ def order_by(settings: Settings, machine: Machine | None = None) -> DeviceName:
     """Name the device that decides the order: DEVICE_TYPE, or the best that is here."""
     device = settings.device_type
     return (machine or describe()).device if device == "auto" else device
-
-
-def choose(model: Model, settings: Settings) -> Adapter:
-    """Find the engine that loads a model as it is.
-
-    Raises:
-        EngineFailed: none can; the message says why for each.
-    """
-    from vllm_obtain.engines.choice import ranked  # which builds on this module
-
-    best = ranked(model, settings)[0]
-    if best.conversion is not None:
-        raise EngineFailed(
-            f"No engine here can load '{model.name}' as it is. {best.reason}",
-            status=503,
-            code="no_engine_for_model",
-        )
-    return best.adapter
 
 
 def _not_installed(message: str) -> EngineFailed:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
 
 from vllm_obtain.messages import Limits
+
+if TYPE_CHECKING:
+    from vllm_obtain.supervisor.engine import Engine
 
 # The least that a request without max_tokens is granted at once.
 MIN_SHARE = 256
@@ -56,6 +60,8 @@ class Admission:
         self._waiting: deque[Ticket] = deque()
         self._reserved = 0
         self._closed: Exception | None = None
+        # Whose process it is; nobody's while those who wait do not know which engine comes.
+        self.engine: Engine | None = None
 
     @property
     def in_flight(self) -> int:
@@ -139,7 +145,7 @@ class Admission:
         self._next()
 
     def close(self, reason: Exception | None = None) -> None:
-        """Send everybody who waits away: the process is gone.
+        """Let nobody in any more: the process is gone or leaves. Who is in may stay.
 
         Args:
             reason: what they are told; EngineGone when left out.

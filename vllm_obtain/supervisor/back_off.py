@@ -30,11 +30,16 @@ class BackOff:
         self._crashes.clear()
 
     @property
+    def recent(self) -> int:
+        """Crashes within the last WINDOW seconds."""
+        now = self._clock()
+        return sum(now - moment < WINDOW for moment in self._crashes)
+
+    @property
     def left(self) -> float:
         """Seconds until the next start is due: none after one crash, then 1, 2, 4, …"""
-        now = self._clock()
-        recent = [moment for moment in self._crashes if now - moment < WINDOW]
-        if len(recent) <= 1:
+        recent = self.recent
+        if recent <= 1:
             return 0.0
-        pause = min(LONGEST, 2.0 ** (len(recent) - 2))
-        return max(0.0, recent[-1] + pause - now)
+        pause = min(LONGEST, 2.0 ** (recent - 2))
+        return max(0.0, self._crashes[-1] + pause - self._clock())

@@ -32,6 +32,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._lease: Lease | None = None
         self._leading: bytes | None = None
+        self._identity = "", b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
@@ -116,15 +117,13 @@ class Connection(asyncio.Protocol):
     def _load(self, message: messages.Load) -> None:
         async def load() -> None:
             pool = self._desk.pool
+            if message.engine is not None:
+                await pool.look_for(message.engine)
             if message.wait:
-                engine = await pool.load(message.model)
+                engine = await pool.load(message.model, message.engine)
                 self._send(messages.Done(engine.adapter.name, State.READY))
-                return
-            name, state = pool.engine_name(message.model), pool.state(message.model)
-            if state is not State.READY:
-                pool.begin(message.model)
-                state = State.STARTING
-            self._send(messages.Done(name, state))
+            else:
+                self._send(pool.begun(message.model, message.engine))
 
         self._later(load)
 
@@ -154,7 +153,9 @@ class Connection(asyncio.Protocol):
     def _recall(self, message: messages.Recall) -> None:
         if self._leading is not None or self._busy:
             raise BrokenFrame("a second Recall before the end of the first")
-        key = self._desk.pool.identity(message.model) + message.key
+        identity = self._desk.pool.identity(message.model)
+        key = identity + message.key
+        self._identity = message.model, identity
         at_once, answer = self._desk.answers.try_recall(key)
         if at_once:
             self._tell(key, answer)
@@ -173,8 +174,14 @@ class Connection(asyncio.Protocol):
 
     def _remember(self, message: messages.Remember) -> None:
         key, self._leading = self._leading, None
-        if key is not None:
+        if key is None:
+            return
+        model, identity = self._identity
+        if self._desk.pool.identity(model) == identity:
             self._desk.answers.remember(key, message.answer)
+        else:
+            # The model has another engine or other files by now: whose answer this is, who knows.
+            self._desk.answers.abandon(key)
 
     def _stop(self, _: messages.Stop) -> None:
         self._desk.stop.set()

@@ -33,11 +33,11 @@ class Desk:
         self, settings: Settings, catalogue: Catalogue, folder: Path, version: str
     ) -> None:
         self.numbers = Numbers()
-        self.pool = Pool(settings, catalogue, folder, self.numbers)
+        self.meter = Meter()
+        self.pool = Pool(settings, catalogue, folder, self.numbers, self.meter)
         self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)
         self.answers = Answers(settings.cache_size)
         self.owners = Owners()
-        self.meter = Meter()
         self.version = version
         self.stop = asyncio.Event()
         self._began = time.monotonic()
@@ -49,10 +49,11 @@ class Desk:
         return messages.StatusReply(
             pid=os.getpid(),
             uptime=time.monotonic() - self._began,
-            engines=[_describe(engine, reading) for engine in self.pool.engines],
+            engines=[_describe(engine, waiting, reading) for engine, waiting in self.pool.lines],
             system=reading.system,
             in_flight=self.leases.in_flight,
             cache=self.answers.size,
+            handovers=self.pool.handovers.last,
         )
 
     async def metrics(self) -> messages.MetricsReply:
@@ -62,8 +63,8 @@ class Desk:
         return messages.MetricsReply(self.numbers.text(gauges))
 
 
-def _describe(engine: Engine, reading: Reading) -> messages.EngineStatus:
-    """Describe an engine for the status page."""
+def _describe(engine: Engine, waiting: int, reading: Reading) -> messages.EngineStatus:
+    """Describe an engine for the status page, and how many wait for it to be ready."""
     limits = engine.launched.limits if engine.launched else None
     admission = engine.admission
     return messages.EngineStatus(
@@ -73,7 +74,7 @@ def _describe(engine: Engine, reading: Reading) -> messages.EngineStatus:
         pid=engine.pid,
         memory_bytes=reading.memory.get(engine.pid) if engine.pid else None,
         in_flight=admission.in_flight if admission else 0,
-        queue=(admission.queue if admission else 0) + engine.expected,
+        queue=(admission.queue if admission else 0) + waiting,
         restarts=engine.restarts,
         last_error=engine.last_error,
         slots=limits.slots if limits else None,
@@ -82,4 +83,6 @@ def _describe(engine: Engine, reading: Reading) -> messages.EngineStatus:
         tokens_pool=limits.pool_tokens if limits else None,
         load_seconds=engine.load_seconds,
         idle_seconds=None if engine.users else time.monotonic() - engine.last_used,
+        reason=engine.choice.reason,
+        stage=engine.stage,
     )

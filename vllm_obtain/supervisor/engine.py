@@ -1,4 +1,4 @@
-"""One model's engine over its restarts: its state, its process, and who may use it.
+"""One model on one engine over its restarts: its state, its process, and who may use it.
 
 Only the supervisor's loop touches an Engine, so no state here needs a lock.
 """
@@ -6,62 +6,58 @@ Only the supervisor's loop touches an Engine, so no state here needs a lock.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.choice import Choice
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.hardware import describe
 from vllm_obtain.log import get_logger
+from vllm_obtain.messages import Limits
 from vllm_obtain.metrics import Numbers
-from vllm_obtain.protocol.requests import CompletionRequest
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.admission import Admission
 from vllm_obtain.supervisor.back_off import BackOff
-from vllm_obtain.supervisor.load_failure import explain
-from vllm_obtain.supervisor.probe import NotReady, until_ready
-from vllm_obtain.supervisor.process import EngineProcess
-from vllm_obtain.supervisor.runtime import prefix
+from vllm_obtain.supervisor.conversion import convert
+from vllm_obtain.supervisor.life import Life, file_name
+from vllm_obtain.supervisor.load_failure import ended, explain
+from vllm_obtain.supervisor.lobby import Lobby
 from vllm_obtain.supervisor.states import State
 
 log = get_logger("vllm_obtain.models")
 
 # A load that failed has nobody to be polite to.
 ABANDON_GRACE = 0.2
-_WARM_UP = CompletionRequest(prompt="Hello", temperature=0, max_tokens=1)
-_numbers = itertools.count(1)
 
 
 class Engine:
     """A model on an engine.
 
     Args:
-        model: what it serves.
-        adapter: how its engine is started and asked.
+        choice: what it serves, and by what.
         settings: the owner's settings.
         runtime: folder for sockets and pid files.
         numbers: where restarts and load times are counted.
+        lobby: who waits for the model's next process.
         crashed: called when the process ended by itself after it had been ready.
     """
 
     def __init__(
         self,
-        model: Model,
-        adapter: Adapter,
+        choice: Choice,
         settings: Settings,
         runtime: Path,
         numbers: Numbers,
+        lobby: Lobby,
         crashed: Callable[[Engine], None],
     ) -> None:
-        self.model = model
-        self.adapter = adapter
+        self.choice = choice
+        self.files = choice.model
         self.state = State.STOPPED
         self.admission: Admission | None = None
         self.launched: Launch | None = None
-        self.socket: Path | None = None
         self.loaded_at = 0.0
         self.load_seconds: float | None = None
         self.last_used = time.monotonic()
@@ -73,15 +69,37 @@ class Engine:
         self._settings = settings
         self._runtime = runtime
         self._count = numbers
+        self._lobby = lobby
         self._crashed = crashed
-        self._process: EngineProcess | None = None
-        self._next: Admission | None = None
+        self._life: Life | None = None
+        self._converted: str | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._doubt: asyncio.Task[None] | None = None
+
+    @property
+    def model(self) -> Model:
+        """What it serves; `files` is what its process loads, which may be a conversion of it."""
+        return self.choice.model
+
+    @property
+    def adapter(self) -> Adapter:
+        """How it is started and asked."""
+        return self.choice.adapter
 
     @property
     def pid(self) -> int | None:
         """The engine's process, None when there is none."""
-        return self._process.pid if self._process else None
+        return self._life.pid if self._life else None
+
+    @property
+    def socket(self) -> Path | None:
+        """Where it listens, None when it does not run."""
+        return self._life.socket if self._life else None
+
+    @property
+    def stage(self) -> str | None:
+        """How far a conversion or a start is, in a few words."""
+        return self._life.stage if self._life else self._converted
 
     @property
     def users(self) -> int:
@@ -90,27 +108,30 @@ class Engine:
 
     @property
     def expected(self) -> int:
-        """Requests that wait for the next process."""
-        return self._next.queue if self._next else 0
+        """Requests that wait for the model's next process."""
+        return self._lobby.queue
 
     @property
     def incoming(self) -> Admission:
         """Where a new request waits: at the process that is ready, else for the next one."""
-        if self.state is State.READY and self.admission is not None:
+        if self.admits and self.admission is not None:
             return self.admission
-        if self._next is None:
-            self._next = Admission()
-        return self._next
+        return self._lobby.admission
+
+    @property
+    def admits(self) -> bool:
+        """Whether requests may go to its process now."""
+        return self.state is State.READY and self._doubt is None
 
     @property
     def _labels(self) -> dict[str, str]:
         return {"model": self.model.name, "engine": self.adapter.name}
 
-    def serve(self, model: Model, adapter: Adapter) -> None:
+    def serve(self, choice: Choice) -> None:
         """Take what the next process shall load; another revision has not crashed yet."""
-        if model.revision != self.model.revision:
+        if choice.model.revision != self.model.revision:
             self.back_off.forget()
-        self.model, self.adapter = model, adapter
+        self.choice = choice
 
     def touch(self) -> None:
         """Note a change of users: the time for eviction, and whether anybody is left."""
@@ -120,6 +141,26 @@ class Engine:
         else:
             self.idle.set()
 
+    async def prepare(self) -> None:
+        """Have the model's files converted, if this engine needs that and it was not done.
+
+        Raises:
+            ServiceError: they cannot be.
+        """
+        self.files = self.model
+        if self.choice.conversion is None:
+            return
+        pidfile = self._runtime / f"{file_name()}.pid"
+        try:
+            self.files = await convert(
+                self.model, self.choice.conversion, pidfile, self._converting
+            )
+        except Exception as error:
+            raise self._fail(error, []) from error
+        except asyncio.CancelledError:
+            self._forget(State.STOPPED)
+            raise
+
     async def start(self) -> None:
         """Start the process and wait until a token came out of it.
 
@@ -128,26 +169,35 @@ class Engine:
                 last lines.
         """
         began = time.monotonic()
-        name = f"{prefix()}{next(_numbers)}"
-        self.socket = socket = self._runtime / f"{name}.sock"
         self.state = State.STARTING
-        log.info("loading", **self._labels)
-        process = EngineProcess(
-            f"{self.adapter.name}/{self.model.name}", self._runtime / f"{name}.pid"
-        )
-        self._process = process
+        log.info("loading", reason=self.choice.reason, **self._labels)
+        life = self._life = Life(self.files, self.adapter, self._runtime)
         try:
-            await self._bring_up(process, socket)
+            self.launched = await life.begin(self._settings)
         except Exception as error:
-            failure = explain(error, self.model.name, self.adapter.name, process.tail)
-            await self._abandon(process, State.FAILED)
-            self.last_error = failure.message
-            log.error("load failed", reason=failure.message, output=process.tail, **self._labels)
-            raise failure from error
+            await asyncio.shield(life.stop(ABANDON_GRACE))
+            raise self._fail(error, life.tail) from error
         except asyncio.CancelledError:
-            await self._abandon(process, State.STOPPED)
+            await asyncio.shield(life.stop(ABANDON_GRACE))
+            self._forget(State.STOPPED)
             raise
-        self._open(process, time.monotonic() - began)
+        self._open(life, self.launched.limits, time.monotonic() - began)
+
+    def doubt(self) -> None:
+        """Admit nobody until it is known whether the process lives: a connection to it broke.
+
+        Its end shows there before it is seen here, and a request that is asked again would be
+        sent to the same process.
+        """
+        if self.state is State.READY and self._doubt is None and self._life is not None:
+            self._doubt = asyncio.create_task(self._resolve(self._life))
+
+    def retire(self) -> None:
+        """Take no more requests: another engine serves. Who waits for a place asks that one."""
+        self.state = State.DRAINING
+        if self.admission is not None:
+            self.admission.close()
+        self.touch()
 
     async def drain(self) -> None:
         """Finish what is in flight, then stop; new requests wait for a successor."""
@@ -160,71 +210,65 @@ class Engine:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
-        if self._process is not None:
-            await self._process.stop()
+        if self._life is not None:
+            await self._life.stop()
             log.info("unloaded", **self._labels)
         self._forget(State.STOPPED)
 
     def give_up(self, reason: ServiceError, state: State = State.FAILED) -> None:
-        """Tell those who wait for the next process that there will be none.
+        """Note that there will be no next process for now.
 
         Args:
-            reason: what they are told.
+            reason: why.
             state: of an engine without a process from now on.
         """
-        if self._process is None:
+        if self._life is None:
             self.state = state
             self.last_error = reason.message if state is State.FAILED else None
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            waiting.close(reason)
 
-    async def _bring_up(self, process: EngineProcess, socket: Path) -> None:
-        adapter, limit = self.adapter, self._settings.load_timeout
-        body = adapter.completion_body(_WARM_UP, 1)
-        self.launched = adapter.launch(self.model, self._settings, describe(), socket)
-        try:
-            async with asyncio.timeout(limit):
-                await process.start(self.launched)
-                await until_ready(process, socket, adapter.completion_path, body)
-        except TimeoutError:
-            raise NotReady(
-                f"it was not ready within LOAD_TIMEOUT={limit:g} seconds. Raise it, or choose a "
-                "smaller model"
-            ) from None
-
-    def _open(self, process: EngineProcess, seconds: float) -> None:
+    def _open(self, life: Life, limits: Limits, seconds: float) -> None:
         """Let requests in."""
-        assert self.launched is not None  # noqa: S101 - by _bring_up
         self.load_seconds = seconds
         self.loaded_at = time.time()
         self.last_error = None
         # Those who waited are in before anybody can think of evicting them.
-        self.admission = self.incoming
-        self._next = None
+        self.admission = self._lobby.take()
+        self.admission.engine = self
         self.state = State.READY
-        self.admission.open(self.launched.limits)
+        self.admission.open(limits)
         self.touch()
-        self._watcher = asyncio.create_task(self._watch(process))
+        self._watcher = asyncio.create_task(self._watch(life))
         self._count.loaded(self.model.name, self.adapter.name, seconds)
-        log.info("ready", engine_pid=process.pid, seconds=round(seconds, 2), **self._labels)
+        log.info("ready", engine_pid=life.pid, seconds=round(seconds, 2), **self._labels)
 
-    async def _abandon(self, process: EngineProcess, state: State) -> None:
-        await asyncio.shield(process.stop(ABANDON_GRACE))
-        self._forget(state)
+    def _fail(self, error: Exception, output: list[str]) -> ServiceError:
+        failure = explain(error, self.model.name, self.adapter.name, output)
+        self._forget(State.FAILED)
+        self.last_error = failure.message
+        log.error("load failed", reason=failure.message, output=output, **self._labels)
+        return failure
 
-    async def _watch(self, process: EngineProcess) -> None:
-        status = await process.wait()
+    def _converting(self, stage: str) -> None:
+        self.state, self._converted = State.CONVERTING, stage
+
+    async def _resolve(self, life: Life) -> None:
+        await life.until_known()
+        self._doubt = None
+        if self.state is State.READY:
+            self._lobby.dismiss()
+
+    async def _watch(self, life: Life) -> None:
+        status = await life.wait()
         self._watcher = None
         self.restarts += 1
         self.back_off.crashed()
-        self.last_error = f"ended by itself with status {status}{_signal_name(status)}"
+        self.last_error = ended(status)
         log.error(
             "engine crashed",
             status=status,
             reason=self.last_error,
             in_flight=self.users,
-            output=process.tail[-10:],
+            output=life.tail[-10:],
             **self._labels,
         )
         self._count.crashed(self.model.name, self.adapter.name)
@@ -234,16 +278,14 @@ class Engine:
             self._crashed(self)
 
     def _forget(self, state: State) -> None:
-        self.state = state
-        self._process = None
-        if self.socket is not None:
-            self.socket.unlink(missing_ok=True)
+        self.state, self._converted = state, None
+        if self._life is not None:
+            self._life.socket.unlink(missing_ok=True)
+            self._life = None
+        if self._doubt is not None:
+            self._doubt.cancel()
+            self._doubt = None
         if self.admission is not None:
             self.admission.close()
             self.admission = None
         self.touch()
-
-
-def _signal_name(status: int) -> str:
-    names = {134: "SIGABRT", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
-    return f" ({names[status]})" if status in names else ""

@@ -61,6 +61,8 @@ class Lease:
         self._ended = True
         self._admission.leave(self._ticket)
         self._engine.touch()
+        if release.lost and self._engine.admission is self._admission:
+            self._engine.doubt()
         self._over(self._engine, release)
 
 
@@ -122,7 +124,7 @@ class Leases:
 
     async def _enter(self, request: Acquire) -> Lease:
         while True:
-            engine = self._pool.ready(request.model) or self._pool.summon(request.model)
+            engine = self._pool.summon(request.model)
             admission = engine.incoming
             ticket = Ticket(request.prompt_tokens, request.max_tokens)
             try:
@@ -130,6 +132,8 @@ class Leases:
             except EngineGone:
                 continue
             finally:
+                # Who waited for the next process could not know whose it would be.
+                engine = admission.engine or engine
                 engine.touch()
             return Lease(engine, admission, ticket, self._finished)
 

@@ -1,29 +1,40 @@
-"""All engines: who is loaded, and who has to go.
+"""All models that were asked for, and what is under way with each.
 
 Callers ask for a model to be ready and never decide from its state themselves. Everything here
-runs on the supervisor's one loop.
+runs on the supervisor's one loop. How an engine comes up is in `loading`, who makes room in `room`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Catalogue, Model
-from vllm_obtain.engines import registry
-from vllm_obtain.engines.base import Adapter
+from vllm_obtain.engines import detect
+from vllm_obtain.engines.choice import Choice
 from vllm_obtain.errors import EngineFailed, InternalError, ServiceError
-from vllm_obtain.log import get_logger
+from vllm_obtain.messages import Done
 from vllm_obtain.metrics import Numbers
 from vllm_obtain.settings import Settings
+from vllm_obtain.supervisor.choosing import Chooser
 from vllm_obtain.supervisor.engine import Engine
-from vllm_obtain.supervisor.eviction import Occupant, victims
-from vllm_obtain.supervisor.load_failure import unloaded
-from vllm_obtain.supervisor.states import OCCUPIES, State
+from vllm_obtain.supervisor.handovers import Handovers
+from vllm_obtain.supervisor.load_failure import busy, superseded, unloaded
+from vllm_obtain.supervisor.loading import Loader
+from vllm_obtain.supervisor.meter import Meter
+from vllm_obtain.supervisor.room import Room
+from vllm_obtain.supervisor.seat import Seat
+from vllm_obtain.supervisor.states import State
+from vllm_obtain.supervisor.tasks import Tasks
 
-log = get_logger("vllm_obtain.models")
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+AUTO = "auto"
+# Crashes within `back_off.WINDOW` after which another engine gets its turn.
+MAX_CRASHES = 3
 
 
 class Pool:
@@ -34,32 +45,49 @@ class Pool:
         catalogue: the models on disk.
         runtime: folder for the engines' sockets.
         numbers: where everything is counted.
+        meter: measures memory.
     """
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, runtime: Path, numbers: Numbers
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        runtime: Path,
+        numbers: Numbers,
+        meter: Meter,
     ) -> None:
         self._settings = settings
-        self._catalogue = catalogue
         self._runtime = runtime
         self._numbers = numbers
-        self._engines: dict[str, Engine] = {}
-        self._loads: dict[str, asyncio.Task[None]] = {}
-        self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        # Loads go one after another: two at once would each count on the memory the other takes.
-        self._room = asyncio.Lock()
+        self._seats: dict[str, Seat] = {}
+        self._tasks = Tasks()
+        # Not asyncio's own threads: whoever stops the service would wait for a probe that hangs.
+        self._looking = ThreadPoolExecutor(1, "probes")
         self._closing = False
+        self.handovers = Handovers(numbers)
+        self._chooser = Chooser(settings, catalogue)
+        self._room = Room(settings.max_concurrent_models, self._seats, self._tasks.spawn)
+        self._loader = Loader(
+            settings, self._room, self._chooser.choices, self._make, self.handovers, meter
+        )
 
     @property
     def engines(self) -> list[Engine]:
         """Every engine that was ever asked for, also those that do not run."""
-        return list(self._engines.values())
+        return [engine for seat in self._seats.values() for engine in seat.engines]
+
+    @property
+    def lines(self) -> list[tuple[Engine, int]]:
+        """The engines, and how many wait until there is a process: the same ones for a model."""
+        return [
+            (engine, seat.lobby.queue if engine is seat.engine else 0)
+            for seat in self._seats.values()
+            for engine in seat.engines
+        ]
 
     def engine_name(self, name: str) -> str:
         """The engine that serves a model, or would; raises as `begin` does."""
-        engine = self._engines.get(name)
-        return engine.adapter.name if engine is not None else self._choose(name)[1].name
+        return self._chooser.identity(name, self._seats.get(name))[0]
 
     def identity(self, name: str) -> bytes:
         """What an answer depends on beside the request: the engine and the model's files.
@@ -67,23 +95,19 @@ class Pool:
         Raises:
             ServiceError: as `begin` does.
         """
-        engine = self._engines.get(name)
-        if engine is not None and engine.state in OCCUPIES:
-            model, adapter = engine.model, engine.adapter
-        else:
-            model = self._catalogue.find(name)
-            adapter = registry.choose(model, self._settings)
-        return f"{adapter.name}\0{model.revision}\0".encode()
+        engine, revision = self._chooser.identity(name, self._seats.get(name))
+        return f"{engine}\0{revision}\0".encode()
 
     def state(self, name: str) -> State:
-        """The state of a model's engine."""
-        engine = self._engines.get(name)
-        return engine.state if engine is not None else State.STOPPED
+        """The state of the engine that a request for a model would meet."""
+        seat = self._seats.get(name)
+        return seat.state if seat is not None else State.STOPPED
 
     def ready(self, name: str) -> Engine | None:
-        """The engine of a model if it is ready; the common case."""
-        engine = self._engines.get(name)
-        return engine if engine is not None and engine.state is State.READY else None
+        """The engine of a model if it takes requests now; the common case."""
+        seat = self._seats.get(name)
+        engine = seat.engine if seat is not None else None
+        return engine if engine is not None and engine.admits else None
 
     def summon(self, name: str) -> Engine:
         """See to it that a model is ready soon; who waits at its `incoming` will hear.
@@ -91,38 +115,73 @@ class Pool:
         Raises:
             ServiceError: as `begin` does.
         """
-        self.begin(name)
-        return self._engines[self._catalogue.find(name).name]
+        seat = self._seats.get(name) or self._seat(self._chooser.find(name))
+        if seat.ready is None:
+            self.begin(seat.name)
+        if seat.engine is None:
+            seat.engine = self._make(seat, seat.first(self._chooser.choices(seat)))
+        return seat.engine
 
-    async def load(self, name: str) -> Engine:
-        """Load a model unless it is loaded, and wait until it is ready.
+    async def look_for(self, engine: str) -> None:
+        """Find out about an engine that nobody has asked for yet; its probe may take a minute."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._looking, detect.warm, [engine], self._settings)
+
+    async def load(self, name: str, engine: str | None = None) -> Engine:
+        """Load a model, on an engine if one is named, and wait until it is ready.
+
+        Args:
+            name: the model.
+            engine: see `begin`.
 
         Raises:
             ServiceError: as `begin` does, or it failed.
         """
-        if (engine := self.ready(name)) is not None:
-            return engine
+        if engine is None and (found := self.ready(name)) is not None:
+            return found
         # It may have to make room again before this goes on: ready once is what was asked.
-        await asyncio.shield(self.begin(name))
-        return self._engines[self._catalogue.find(name).name]
+        task = self.begin(name, engine)
+        await asyncio.wait({task})
+        if task.cancelled():  # before it had begun
+            raise unloaded(name)
+        task.result()
+        loaded = self._seat(self._chooser.known(name)).engine
+        assert loaded is not None  # noqa: S101 - it was ready a moment ago
+        return loaded
 
-    def begin(self, name: str) -> asyncio.Task[None]:
-        """Start loading a model unless it is loaded, or join the load under way.
+    def begun(self, name: str, engine: str | None = None) -> Done:
+        """Begin loading a model and say how far it is; arguments and errors as in `load`."""
+        self.begin(name, engine)
+        seat = self._seat(self._chooser.known(name))
+        return seat.progress(engine is not None)
+
+    def begin(self, name: str, engine: str | None = None) -> asyncio.Task[None]:
+        """Start loading a model unless it is loaded, or join what is under way.
+
+        Args:
+            name: the model.
+            engine: the one that shall serve it; one that serves goes on until this is ready.
+                `auto` for the best one here, None for whichever has it.
 
         Raises:
             ModelNotFound: there is no such model.
+            InvalidRequest: there is no such engine, or the model is on its way to another one.
             EngineFailed: no engine here can load it, or the service is stopping.
         """
         if self._closing:
             raise EngineFailed("The service is stopping.", status=503, retry_after=5)
+        if engine is not None:
+            return self._begin_named(self._chooser.find(name), engine)
         if (task := self._under_way(name)) is not None:
             return task
-        model, adapter = self._choose(name)
+        model = self._chooser.find(name)
         if (task := self._under_way(model.name)) is not None:
             return task
-        engine = self._engines.get(model.name) or self._add(model, adapter)
-        task = self._loads[model.name] = self._spawn(self._load(engine))
-        return task
+        known = self._seats.get(model.name)
+        choices = self._chooser.ranked(model, known.named if known else None)
+        seat = self._seat(model)
+        seat.heading = seat.first(choices).adapter.name
+        return self._work(seat, lambda: self._loader.load(seat))
 
     async def unload(self, name: str) -> State:
         """Let a model finish what it has, then unload it; a load nobody waits for is called off.
@@ -130,125 +189,124 @@ class Pool:
         Raises:
             ModelNotFound: there is no such model.
         """
-        engine = self._engines.get(name)
-        if engine is None:
-            self._catalogue.find(name)
+        seat = self._seats.get(name)
+        if seat is None:
+            self._chooser.known(name)
             return State.STOPPED
-        self._call_off(engine)
-        if (load := self._under_way(name)) is not None:
-            await asyncio.wait({load})
-        if engine.state in OCCUPIES:
-            await asyncio.shield(self._leave(engine))
+        self._room.call_off(seat)
+        if seat.under_way is not None:
+            await asyncio.wait({seat.under_way})
+        seat.named = None
+        if leaving := self._room.leave_all(seat):
+            await asyncio.shield(asyncio.gather(*leaving))
             return State.STOPPED
-        return engine.state
+        return seat.state
 
     async def close(self) -> None:
         """End every engine now, and take no more requests."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
+        self._looking.shutdown(wait=False, cancel_futures=True)
+        tasks = self._tasks.cancel()
         stops = [engine.stop() for engine in self.engines]
-        await asyncio.gather(*self._tasks, *stops, return_exceptions=True)
+        await asyncio.gather(*tasks, *stops, return_exceptions=True)
+
+    def _begin_named(self, model: Model, engine: str) -> asyncio.Task[None]:
+        choice = self._chooser.ranked(model, None if engine == AUTO else engine)[0]
+        wanted = choice.adapter.name
+        seat = self._seat(model)
+        before = seat.under_way
+        if before is not None and seat.moving and seat.heading != wanted:
+            raise busy(seat.name, seat.heading or "another engine")
+        named, seat.named = seat.named, None if engine == AUTO else wanted
+        if before is not None and seat.heading == wanted:
+            return before
+        seat.heading, seat.fall = wanted, None
+        if engine == AUTO:
+            seat.start_over()
+        return self._work(seat, lambda: self._move(seat, choice, named, before), moving=True)
+
+    async def _move(
+        self, seat: Seat, choice: Choice, named: str | None, before: asyncio.Task[None] | None
+    ) -> None:
+        """Get a model to an engine that was asked for, from wherever it is."""
+        wanted = choice.adapter.name
+        try:
+            if before is not None:
+                await self._supersede(seat, before, wanted)
+            if seat.ready is None:
+                await self._loader.load(seat)
+            elif seat.ready.adapter.name != wanted:
+                await self._loader.switch(seat, choice)
+        except BaseException:
+            seat.named = named
+            raise
+
+    async def _supersede(self, seat: Seat, before: asyncio.Task[None], engine: str) -> None:
+        """Call off the load of an engine that nobody named; who waits for it waits for this one."""
+        seat.superseded_by = engine
+        try:
+            before.cancel()
+            await asyncio.wait({before})
+        finally:
+            seat.superseded_by = None
 
     def _under_way(self, name: str) -> asyncio.Task[None] | None:
-        task = self._loads.get(name)
-        return task if task is not None and not task.done() else None
+        seat = self._seats.get(name)
+        return seat.under_way if seat is not None else None
 
-    def _choose(self, name: str) -> tuple[Model, Adapter]:
-        """Find a model as it is on disk now, and the engine for it."""
-        self._catalogue.models()
-        model = self._catalogue.find(name)
-        if model.problem:
-            raise EngineFailed(
-                f"'{model.name}' cannot be loaded: {model.problem}",
-                status=503,
-                code="model_broken",
-                retry=False,
-            )
-        return model, registry.choose(model, self._settings)
+    def _seat(self, model: Model) -> Seat:
+        return self._seats.setdefault(model.name, Seat(model.name))
 
-    def _add(self, model: Model, adapter: Adapter) -> Engine:
-        """Make the engine of a model; it outlives its processes, so that crashes add up."""
-        engine = Engine(model, adapter, self._settings, self._runtime, self._numbers, self._restart)
-        self._engines[model.name] = engine
-        return engine
+    def _make(self, seat: Seat, choice: Choice) -> Engine:
+        """Make an engine; it outlives its processes, so that crashes add up."""
 
-    async def _load(self, engine: Engine) -> None:
-        try:
-            await asyncio.sleep(engine.back_off.left)
-            async with self._room:
-                if engine.state is not State.READY:
-                    await self._make_room(engine)
-                    # Its files may have changed since it was asked for, or since it last ran.
-                    engine.serve(*self._choose(engine.model.name))
-                    await engine.start()
-        except ServiceError as error:
-            engine.give_up(error)
-            raise
-        except asyncio.CancelledError:
-            called_off = unloaded(engine.model.name)
-            engine.give_up(called_off, State.STOPPED)
-            raise called_off from None
-        except Exception:
-            engine.give_up(InternalError("The supervisor failed; errors.log has the details."))
-            raise
+        def crashed(engine: Engine) -> None:
+            self._restart(seat, engine)
 
-    async def _make_room(self, newcomer: Engine) -> None:
-        """Wait until a process of the newcomer may start; see `eviction` for who has to leave."""
-        places = self._settings.max_concurrent_models
-        while True:
-            occupants = [
-                self._occupant(engine)
-                for engine in self.engines
-                if engine.state in OCCUPIES and engine is not newcomer
-            ]
-            if len(occupants) < places and newcomer.model.name not in self._leaving:
-                return
-            for name in victims(occupants, places):
-                log.info("making room", model=newcomer.model.name, leaving=name)
-                # It may be about to be started again, after a crash, though nobody waits for it.
-                self._call_off(self._engines[name])
-                self._leave(self._engines[name])
-            await asyncio.wait(self._leaving.values(), return_when=asyncio.FIRST_COMPLETED)
+        return Engine(choice, self._settings, self._runtime, self._numbers, seat.lobby, crashed)
 
-    def _occupant(self, engine: Engine) -> Occupant:
-        name = engine.model.name
-        return Occupant(name, engine.users, engine.last_used, name in self._leaving)
+    def _work(self, seat: Seat, work: Work, moving: bool = False) -> asyncio.Task[None]:
+        def over(task: asyncio.Task[None]) -> None:
+            if task.cancelled() and seat.superseded_by is None:  # before it had begun
+                seat.give_up(unloaded(seat.name), State.STOPPED)
 
-    def _call_off(self, engine: Engine) -> None:
-        """Cancel the load of an engine, unless a request waits for it."""
-        load = self._under_way(engine.model.name)
-        if load is not None and not engine.expected:
-            load.cancel()
+        seat.moving = moving
+        seat.work = self._tasks.spawn(_told(seat, work))
+        seat.work.add_done_callback(over)
+        return seat.work
 
-    def _leave(self, engine: Engine) -> asyncio.Task[None]:
-        name = engine.model.name
-        if (task := self._leaving.get(name)) is None:
-            task = self._leaving[name] = self._spawn(engine.drain())
-            task.add_done_callback(lambda _: self._leaving.pop(name, None))
-        return task
-
-    def _restart(self, engine: Engine) -> None:
+    def _restart(self, seat: Seat, engine: Engine) -> None:
         async def restart() -> None:
-            await asyncio.sleep(engine.back_off.left)
+            crashes = engine.back_off.recent
+            reason = f"It crashed {crashes} times within 5 minutes."
+            if crashes < MAX_CRASHES or not self._loader.fail_over(seat, reason):
+                await asyncio.sleep(engine.back_off.left)
             # Somebody else may have taken its place meanwhile, or a request restarted it.
-            if engine.state is State.CRASHED:
-                try:
-                    await asyncio.wait({self.begin(engine.model.name)})
-                except ServiceError as error:
-                    engine.give_up(error)
+            if seat.engine is engine and engine.state is State.CRASHED:
+                await asyncio.wait({self.begin(seat.name)})
 
-        self._spawn(restart())
+        async def told() -> None:
+            try:
+                await restart()
+            except ServiceError as error:
+                seat.give_up(error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
+        self._tasks.spawn(told())
 
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if not isinstance(error, ServiceError):
-            log.error("a task of the supervisor failed", exc_info=error)
+
+async def _told(seat: Seat, work: Work) -> None:
+    """Do what is to be done for a seat; if it fails, those who wait hear why."""
+    try:
+        await work()
+    except ServiceError as error:
+        seat.give_up(error)
+        raise
+    except asyncio.CancelledError:
+        if seat.superseded_by is not None:
+            raise superseded(seat.name, seat.superseded_by) from None
+        called_off = unloaded(seat.name)
+        seat.give_up(called_off, State.STOPPED)
+        raise called_off from None
+    except Exception:
+        seat.give_up(InternalError("The supervisor failed; errors.log has the details."))
+        raise

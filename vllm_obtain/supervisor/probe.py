@@ -15,6 +15,8 @@ from vllm_obtain.supervisor.process import EngineProcess
 INTERVAL = 0.05
 # Seconds in which an engine that broke off its answer shows whether it has ended.
 LAST_WORDS = 1.0
+# Seconds in which an engine that broke a connection is given no requests, unless it answers.
+DOUBT = 3.0
 # Chunks before the last one carry `"finish_reason":null`.
 _FINISHED = re.compile(rb'"finish_reason":\s*"')
 
@@ -52,6 +54,24 @@ async def until_ready(
     finally:
         ending.cancel()
         probing.cancel()
+
+
+async def until_lives_or_ends(process: EngineProcess, socket: Path) -> None:
+    """Wait until an engine has answered or ended; DOUBT seconds at most.
+
+    Args:
+        process: the engine, ready before.
+        socket: where it listened.
+    """
+    ending = asyncio.create_task(process.wait())
+    try:
+        async with asyncio.timeout(DOUBT):
+            while not ending.done() and not await healthy(socket):
+                await asyncio.wait({ending}, timeout=INTERVAL)
+    except TimeoutError:
+        return
+    finally:
+        ending.cancel()
 
 
 async def healthy(socket: Path, timeout: float = 2.0) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from vllm_obtain.engines.base import Launch
@@ -34,11 +35,15 @@ class EngineProcess:
     Args:
         name: for log lines, such as `llama_cpp/smollm2-135m`.
         pidfile: where the guard notes the engine's pid, for a sweep after a crash of ours.
+        heard: given each line of output.
     """
 
-    def __init__(self, name: str, pidfile: Path) -> None:
+    def __init__(
+        self, name: str, pidfile: Path, heard: Callable[[str], object] | None = None
+    ) -> None:
         self._name = name
         self._pidfile = pidfile
+        self._heard = heard
         self._pid: int | None = None
         self._guard: asyncio.subprocess.Process | None = None
         self._orders: int | None = None
@@ -148,6 +153,8 @@ class EngineProcess:
             text = line.decode(errors="replace").rstrip()[:LINE_CHARACTERS]
             if text:
                 self._tail.append(text)
+                if self._heard is not None:
+                    self._heard(text)
                 log.debug("engine output", engine=self._name, line=text)
 
     def _hang_up(self) -> None:

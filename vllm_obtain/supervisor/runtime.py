@@ -30,7 +30,7 @@ _GATEWAY_ONLY = frozenset(
 START_LOCK = ".lock"
 RECYCLE = "recycle"
 # What the supervisor runs besides itself: a change in the gateway alone leaves engines alone.
-_SOURCES = ("*.py", "catalogue/*.py", "engines/*.py", "protocol/*.py", "supervisor/*.py")
+_SOURCES = ("*.py", "catalogue/**/*.py", "engines/*.py", "protocol/*.py", "supervisor/*.py")
 
 
 def folder(port: int) -> Path:

@@ -8,10 +8,12 @@ import itertools
 import resource
 import signal
 import socket
+import threading
 from pathlib import Path
 
 from vllm_obtain import log
 from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.catalogue.convert.leftovers import sweep
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.settings import Settings
@@ -80,6 +82,8 @@ async def _serve(
     sampling = asyncio.create_task(_sample(desk.meter))
     try:
         _log.info("supervisor started", folder=str(folder))
+        # A thread that nobody waits for: folders of converted models are large.
+        threading.Thread(target=_sweep, args=(settings.models_dir,), daemon=True).start()
         _preload(desk.pool, models, settings)
         await _until_the_end(desk, folder, control)
     finally:
@@ -89,6 +93,16 @@ async def _serve(
         desk.meter.close()
         runtime.remove(folder, control)
         _log.info("supervisor ended")
+
+
+def _sweep(models_dir: Path) -> None:
+    try:
+        removed = sweep(models_dir)
+    except OSError as error:
+        _log.warning("leftovers of conversions cannot be removed", reason=str(error))
+        return
+    if removed:
+        _log.info("removed leftovers of conversions", folders=[str(each) for each in removed])
 
 
 def _preload(pool: Pool, models: Catalogue, settings: Settings) -> None:

@@ -19,8 +19,10 @@ from tests.catalogue.convert.models import Small
 from tests.service import ROOT
 from vllm_obtain.catalogue.convert import plan, run
 from vllm_obtain.catalogue.convert.errors import ConversionError
+from vllm_obtain.catalogue.convert.leftovers import sweep
 from vllm_obtain.catalogue.convert.progress import Progress
 from vllm_obtain.catalogue.convert.run import convert
+from vllm_obtain.catalogue.lock import locked
 from vllm_obtain.catalogue.scan import read_file
 
 COMMAND = [sys.executable, "-m", "vllm_obtain.catalogue.convert", "--to"]
@@ -166,3 +168,20 @@ def test_two_at_once_do_the_work_once(source: Path) -> None:
         thread.join()
     assert len(found) == 2 and len(set(found)) == 1
     assert [each.stage for each in said].count("tokenizer") == 1
+
+
+def test_what_no_model_needs_is_swept(source: Path) -> None:
+    room = source.parent / ".converted"
+    kept, busy = "a-mlx-0123456789ab", ".partial-a-hf-0123456789ab"
+    for name in (kept, busy, ".partial-a-mlx-0123456789ab", "gone-hf-0123456789ab", "notes"):
+        (room / name).mkdir(parents=True)
+        (room / name / "model.safetensors").write_text("x")
+    with locked(room / ".a-hf.lock", ""):
+        removed = sweep(source.parents[1])
+    assert [each.name for each in removed] == [
+        ".partial-a-mlx-0123456789ab",
+        "gone-hf-0123456789ab",
+    ]
+    assert folders(source) == sorted([kept, busy, "notes"])
+    assert [each.name for each in sweep(source.parent)] == [busy]
+    assert sweep(source.parent / "nothing") == []

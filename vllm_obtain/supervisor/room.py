@@ -1,0 +1,72 @@
+"""Places for models: who has to leave so that another one can be loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from vllm_obtain.log import get_logger
+from vllm_obtain.supervisor.engine import Engine
+from vllm_obtain.supervisor.eviction import victims
+from vllm_obtain.supervisor.seat import Seat
+from vllm_obtain.supervisor.states import OCCUPIES
+
+log = get_logger("vllm_obtain.models")
+
+
+class Room:
+    """The places of a pool.
+
+    Args:
+        places: MAX_CONCURRENT_MODELS.
+        seats: the models by name; kept by the pool.
+        spawn: runs what goes on by itself, until the pool is closed.
+    """
+
+    def __init__(
+        self,
+        places: int,
+        seats: dict[str, Seat],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        # Loads go one after another: two at once would each count on the memory the other takes.
+        self.lock = asyncio.Lock()
+        self._places = places
+        self._seats = seats
+        self._spawn = spawn
+        self._leaving: dict[Engine, asyncio.Task[None]] = {}
+
+    async def make(self, newcomer: Seat) -> None:
+        """Wait until a process for a model may start; see `eviction` for who has to leave.
+
+        Args:
+            newcomer: the model; engines of its own that were replaced do not count.
+        """
+        while True:
+            others = [s for s in self._seats.values() if s is not newcomer and s.occupies]
+            occupants = [seat.occupant() for seat in others]
+            if len(occupants) < self._places and newcomer.engine not in self._leaving:
+                return
+            for name in victims(occupants, self._places):
+                log.info("making room", model=newcomer.name, leaving=name)
+                # It may be about to be started again, after a crash, though nobody waits for it.
+                self.call_off(self._seats[name])
+                self.leave_all(self._seats[name])
+            await asyncio.wait(self._leaving.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    def call_off(self, seat: Seat) -> None:
+        """Cancel the load or switch of a model, unless a request waits for it."""
+        if seat.under_way is not None and not seat.lobby.queue:
+            seat.under_way.cancel()
+
+    def leave(self, engine: Engine) -> asyncio.Task[None]:
+        """Have an engine finish what it has, then end."""
+        if (task := self._leaving.get(engine)) is None:
+            task = self._leaving[engine] = self._spawn(engine.drain())
+            task.add_done_callback(lambda _: self._leaving.pop(engine, None))
+        return task
+
+    def leave_all(self, seat: Seat) -> list[asyncio.Task[None]]:
+        """Have all engines of a model finish what they have."""
+        return [self.leave(engine) for engine in seat.engines if engine.state in OCCUPIES]
