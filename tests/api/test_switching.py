@@ -15,9 +15,15 @@ import pytest
 
 from tests.fake_engine import ENVIRONMENT, write_model
 from tests.service import ROOT, Service, eventually
+from vllm_obtain.engines.vllm_engine import Vllm
+from vllm_obtain.settings import Settings
 
 HAS_MLX = importlib.util.find_spec("mlx_lm") is not None
-STREAMS = 4
+VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
+HAS_VLLM = not Vllm(Settings.load({"VLLM_PYTHON": VLLM_PYTHON})).missing()
+# Real engines take turns in this order, after llama.cpp.
+ENGINES = [*(["vllm"] if HAS_VLLM else []), "mlx", "llama_cpp"]
+STREAMS = 8
 
 
 class Streams:
@@ -130,26 +136,31 @@ def test_an_engine_that_is_none_is_named(fakes: Service) -> None:
     assert (status, json.loads(answer)["error"]["param"]) == (400, "engine")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 @pytest.mark.skipif(not HAS_MLX, reason="MLX is not installed: pip install 'mlx[cpu]' mlx-lm")
 @pytest.mark.usefixtures("model_here")
-def test_llama_cpp_and_mlx_take_turns_under_streams(tmp_path: Path) -> None:
+def test_the_engines_take_turns_under_streams(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "m"
     folder.mkdir(parents=True)
     for file in (ROOT / "models").resolve().rglob("*.gguf"):
         _link(file.resolve(), folder / file.name)
-    env = {"MODELS_DIR": str(tmp_path / "models"), "INFERENCE_ENGINE": "llama_cpp"}
+    env = {
+        "MODELS_DIR": str(tmp_path / "models"),
+        "INFERENCE_ENGINE": "llama_cpp",
+        "VLLM_PYTHON": VLLM_PYTHON,
+        "VLLM_MAX_MODEL_LEN": "1024",
+    }
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
     with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
         (model,) = service.json("/v1/models")["data"]
         with Streams(service, body) as streams:
             streams.more()
-            for engine in ("mlx", "llama_cpp"):
+            for engine in ENGINES:
                 load = {"model_name": model["id"], "engine": engine}
-                assert service.json("/v1/models/load", load, timeout=120)["engine"] == engine
+                assert service.json("/v1/models/load", load, timeout=240)["engine"] == engine
                 streams.more(2 * STREAMS)
         assert streams.problems == []
-        assert moved(service) == [("llama_cpp", "mlx"), ("mlx", "llama_cpp")]
+        assert moved(service) == list(zip(["llama_cpp", *ENGINES], ENGINES, strict=False))
         assert service.json("/v1/models")["data"] == [model], "the converted folder is no model"
         text = service.request("/metrics")[2].decode()
         for outcome in ("error", "cancelled"):
