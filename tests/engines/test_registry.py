@@ -10,7 +10,10 @@ from tests.engines.machines import LLAMA_CPU, PLAIN, pretend
 from tests.fake_engine import FakeAdapter
 from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.engines import choice, registry
+from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.llama_cpp import LlamaCpp
+from vllm_obtain.engines.mlx_engine import Mlx
+from vllm_obtain.engines.vllm_engine import Vllm
 from vllm_obtain.errors import EngineFailed, ModelNotFound, UnsupportedParameter
 from vllm_obtain.protocol.parse import parse_chat
 from vllm_obtain.settings import Settings
@@ -60,6 +63,14 @@ def test_plugins_that_cannot_be_used(
     with pytest.raises(EngineFailed, match=why) as caught:
         registry.adapter("own", settings(inference_engine="own", extra_engines=f"own={target}"))
     assert (caught.value.code, caught.value.status) == ("engine_not_installed", 503)
+
+
+@pytest.mark.parametrize("base", [LlamaCpp, Mlx, Vllm])
+def test_an_engine_made_from_a_built_in_one(base: type[Adapter]) -> None:
+    class Mine(base):  # type: ignore[misc, valid-type]  # the parameter
+        name = "mine"
+
+    assert Mine(settings()).missing() == base(settings()).missing()
 
 
 def test_an_engine_of_a_later_version() -> None:

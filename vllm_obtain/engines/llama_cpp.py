@@ -43,7 +43,7 @@ class LlamaCpp(Adapter):
 
     def missing(self) -> str | None:
         """Ask what is known of xllamacpp here."""
-        return detect.facts(self.name, self.settings).missing
+        return detect.facts(LlamaCpp.name, self.settings).missing
 
     def refuses(self, model: Model) -> str | None:
         """Accept GGUF files."""

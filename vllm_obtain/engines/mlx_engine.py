@@ -36,7 +36,7 @@ class Mlx(Adapter):
 
     def missing(self) -> str | None:
         """Ask what is known of mlx-lm here."""
-        return detect.facts(self.name, self.settings).missing
+        return detect.facts(Mlx.name, self.settings).missing
 
     def refuses(self, model: Model) -> str | None:
         """Accept safetensors folders."""

@@ -38,7 +38,7 @@ class Vllm(Adapter):
 
     def missing(self) -> str | None:
         """Ask what is known of vllm in its interpreter."""
-        return detect.facts(self.name, self.settings).missing
+        return detect.facts(Vllm.name, self.settings).missing
 
     def refuses(self, model: Model) -> str | None:
         """Accept Hugging Face folders, except those that only MLX can read."""
@@ -53,7 +53,7 @@ class Vllm(Adapter):
         plan = size(model, settings, machine)
         arguments = ["serve", str(model.path), "--uds", str(socket), *plan.arguments]
         command = [
-            detect.interpreter(self.name, settings),
+            detect.interpreter(Vllm.name, settings),
             "-u",
             vllm_server.__file__,
             json.dumps(arguments),
