@@ -13,7 +13,16 @@ PACKAGE = ROOT / "vllm_obtain"
 
 # From the bottom up; modules on one line may use each other.
 LAYERS = [
-    {"errors", "settings", "_host", "_nvidia", "_footprint", "_log_file", "_log_lines"},
+    {
+        "errors",
+        "settings",
+        "_host",
+        "_nvidia",
+        "_footprint",
+        "_log_file",
+        "_log_lines",
+        "cooperative",
+    },
     {"log", "hardware", "protocol"},
     {"catalogue"},
     {"messages"},

@@ -53,6 +53,7 @@ EXAMPLE = ROOT / ".env.example"
         ("REQUEST_TIMEOUT", "0", "greater than 0"),
         ("REQUEST_TIMEOUT", "inf", "less than or equal to 86400"),
         ("LOAD_TIMEOUT", "-1", "greater than 0"),
+        ("STREAM_PULSE", "-1", "greater than or equal to 0"),
         ("MAX_CONCURRENT_REQUESTS", "0", "greater than or equal to 1"),
         ("MAX_BODY_MB", "1025", "less than or equal to 1024"),
         ("ENABLE_CACHING", "x", "a valid boolean"),

@@ -142,6 +142,7 @@ class Settings(BaseModel):
 
     request_timeout: float = Field(300, gt=0, le=86_400)
     load_timeout: float = Field(600, gt=0, le=86_400)
+    stream_pulse: float = Field(10, ge=0, le=3600)
     max_concurrent_requests: int = Field(100, ge=1, le=100_000)
     max_body_mb: int = Field(16, ge=1, le=1024)
     enable_caching: bool = True
@@ -173,6 +174,11 @@ class Settings(BaseModel):
             raise SettingsError(_explain(error, values)) from None
         settings._check_engine()
         return settings
+
+    @property
+    def pulse(self) -> float | None:
+        """STREAM_PULSE, None when it is off."""
+        return self.stream_pulse or None
 
     @property
     def engine_plugins(self) -> dict[str, str]:

@@ -75,6 +75,18 @@ async def test_variables_reach_the_engine(runtime: Path) -> None:
         assert process.tail == ["here"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what niceness means differs elsewhere")
+@in_loop
+async def test_an_engine_gives_way_to_who_answers_its_clients(runtime: Path) -> None:
+    async with started(runtime, SLEEP) as process:
+        await until(lambda: process.pid)
+        assert psutil.Process(process.pid).nice() == min(19, os.nice(0) + 5)
+        group = Path(f"/proc/{process.pid}/autogroup")
+        if group.exists():
+            own = int(Path("/proc/self/autogroup").read_text().split()[-1])
+            assert int(group.read_text().split()[-1]) > own
+
+
 @in_loop
 async def test_a_program_that_is_not_there(runtime: Path) -> None:
     process = EngineProcess("test", runtime / "e1.pid")

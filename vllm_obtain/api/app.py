@@ -9,6 +9,7 @@ from flask import Flask
 from vllm_obtain import log
 from vllm_obtain.api import errors, hooks, inference, models, system
 from vllm_obtain.api.connections import Connections
+from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.catalogue import Catalogue
@@ -49,7 +50,8 @@ def _services(settings: Settings) -> Services:
     catalogue = Catalogue(settings.models_dir)
     catalogue.models()
     connections = Connections(settings.worker_connections)
-    return Services(settings, catalogue, supervisor, reporter, connections)
+    flights = Flights(settings.pulse)
+    return Services(settings, catalogue, supervisor, reporter, connections, flights)
 
 
 def _routes(app: Flask) -> None:

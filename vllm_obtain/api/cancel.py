@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from vllm_obtain.cooperative import is_cooperative
 from vllm_obtain.errors import ClientGone
 
 # Where the two servers put the client's connection.
@@ -63,16 +64,11 @@ def watched(environ: Mapping[str, Any], cancel: Cancel) -> Iterator[None]:
     if client is None:
         yield
         return
-    watch = _EventWatch(client, cancel) if _is_cooperative() else _ThreadWatch(client, cancel)
+    watch = _EventWatch(client, cancel) if is_cooperative() else _ThreadWatch(client, cancel)
     try:
         yield
     finally:
         watch.stop()
-
-
-def _is_cooperative() -> bool:
-    # Only a patched process has a hub to watch on; importing gevent elsewhere costs 10 MB.
-    return socket.socket.__module__.startswith("gevent")
 
 
 def _went(client: Any) -> bool | None:

@@ -8,7 +8,9 @@ that one flight per key leads and the others get its answer.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -49,9 +51,14 @@ def key_of(request: InferenceRequest, model: Model, api_key: str) -> bytes:
 
 
 class Flight:
-    """A generation that any number of requests follow."""
+    """A generation that any number of requests follow.
 
-    def __init__(self) -> None:
+    Args:
+        pulse: seconds of silence after which followers get an empty list, None for never.
+    """
+
+    def __init__(self, pulse: float | None = None) -> None:
+        self._pulse = pulse
         self.cancel = Cancel()
         self._events: list[list[Event]] = []
         self._over = False
@@ -71,18 +78,26 @@ class Flight:
         with cancel.attached(self):
             while True:
                 with self._news:
-                    while seen == len(self._events) and not self._over and not cancel.gone:
-                        self._news.wait()
+                    self._wait(seen, cancel)
                     fresh = self._events[seen:]
                     over, error = self._over, self._error
                 if cancel.gone:
                     raise ClientGone
                 seen += len(fresh)
-                yield from fresh
+                yield from fresh or ([] if over else [[]])
                 if over and seen == len(self._events):
                     if error is not None:
                         raise error
                     return
+
+    def _wait(self, seen: int, cancel: Cancel) -> None:
+        """Wait for more than what was seen, for one pulse at most."""
+        end = time.monotonic() + (self._pulse or math.inf)
+        while seen == len(self._events) and not self._over and not cancel.gone:
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._news.wait(None if self._pulse is None else left)
 
     def interrupt(self) -> None:
         """Have followers look whether their client is still there."""
@@ -127,9 +142,14 @@ class Flight:
 
 
 class Flights:
-    """The flights of one worker."""
+    """The flights of one worker.
 
-    def __init__(self) -> None:
+    Args:
+        pulse: as in `Flight`.
+    """
+
+    def __init__(self, pulse: float | None = None) -> None:
+        self._pulse = pulse
         self._flights: dict[bytes, Flight] = {}
         self._lock = threading.Lock()
 
@@ -147,7 +167,7 @@ class Flights:
             flight = self._flights.get(key)
             known = flight is not None
             if flight is None:
-                flight = self._flights[key] = Flight()
+                flight = self._flights[key] = Flight(self._pulse)
                 threading.Thread(target=self._fly, args=(key, flight, recall), daemon=True).start()
             flight.followers += 1
         return flight, known
@@ -187,8 +207,12 @@ def recall_or_generate(
                 return
             assert isinstance(reply, Lead)  # noqa: S101 - the protocol's only other answer
             lead = generation(flight.cancel)
+            begun = False
             for events in lead:
-                flight.publish(events)
+                # Followers keep their own time; what is kept of the wait is that it is over.
+                if events or not begun:
+                    flight.publish(events)
+                begun = True
             if not lead.tally.cut:
                 line.send(Remember(flight.answer()))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.tally import Tally
@@ -49,6 +49,8 @@ class Generation:
         request: what to do.
         cancel: fires when nobody wants the answer any more.
         timeout: seconds for everything: queue, load, prompt and completion.
+        pulse: seconds of silence before the first token after which an empty list is yielded;
+            None for never.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Generation:
         request: InferenceRequest,
         cancel: Cancel,
         timeout: float,
+        pulse: float | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._adapters = adapters
@@ -68,12 +71,16 @@ class Generation:
         self._deadline = time.monotonic() + timeout
         self._tokens_left = 0
         self._reserved = 0  # tokens for the prompt, before its true length is known
-        self._begun = False
+        self._pulse = pulse
+        self._spoke = 0.0  # when something was yielded last, in monotonic seconds
         self._process = 0.0  # when the engine process of the current lease started
         self.tally = Tally()
 
     def __iter__(self) -> Iterator[list[Event]]:
-        """Yield events as they come; the first list is empty when the engine reads the prompt.
+        """Yield events as they come.
+
+        An empty list says that the engine has begun to read the prompt, or that the request still
+        waits.
 
         Raises:
             ServiceError: it cannot be done, or broke off.
@@ -97,41 +104,53 @@ class Generation:
                 time.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
 
     def _attempt(self) -> Iterator[list[Event]]:
-        with self._leased() as (line, granted):
-            self._tokens_left = granted.tokens
-            self._process = granted.loaded_at
-            adapter = self._adapters(granted.engine)
-            adapter.check(self._request)
-            exchange = Exchange(granted.socket, self._deadline)
-            with contextlib.closing(exchange), self._cancel.attached(exchange):
-                for events in exchange.events(*self._ask(adapter)):
-                    passed = self._pass(line, events)
-                    if passed or not self._begun:
-                        self._begun = True
-                        yield passed
-                    if self.tally.finished:
-                        return
+        with self._supervisor.lease_line() as line, self._cancel.attached(line):
+            granted = yield from self._acquire(line)
+            with self._leased(line):
+                yield from self._generate(line, granted)
+
+    def _generate(self, line: Line, granted: Granted) -> Iterator[list[Event]]:
+        self._tokens_left = granted.tokens
+        self._process = granted.loaded_at
+        adapter = self._adapters(granted.engine)
+        adapter.check(self._request)
+        exchange = Exchange(granted.socket, self._deadline, self._pulse)
+        with contextlib.closing(exchange), self._cancel.attached(exchange):
+            for events in exchange.events(*self._ask(adapter)):
+                waited = not self.tally.started
+                passed = self._pass(line, events)
+                if waited and self.tally.started:
+                    exchange.settle_in()
+                if passed or self._is_silent():
+                    self._spoke = time.monotonic()
+                    yield passed
+                if self.tally.finished:
+                    return
+
+    def _is_silent(self) -> bool:
+        """Whether it is time to say that there is no news; the first time always is."""
+        if not self._spoke:
+            return True
+        return self._pulse is not None and time.monotonic() - self._spoke >= self._pulse
 
     @contextlib.contextmanager
-    def _leased(self) -> Iterator[tuple[Line, Granted]]:
-        """Hold a lease, and tell the supervisor at its end what it came to."""
-        with self._supervisor.lease_line() as line, self._cancel.attached(line):
-            granted = self._acquire(line)
-            outcome, lost = "error", False
-            try:
-                yield line, granted
-                outcome = self.tally.reason or "error"
-            except (ClientGone, GeneratorExit):
-                outcome = "cancelled"
-                raise
-            except EngineLost:
-                lost = True
-                raise
-            finally:
-                if self._cancel.gone:
-                    # We closed the engine's connection: that says nothing about the engine.
-                    outcome, lost = "cancelled", False
-                self._release(line, outcome, lost)
+    def _leased(self, line: Line) -> Iterator[None]:
+        """Tell the supervisor at the end of a lease what it came to."""
+        outcome, lost = "error", False
+        try:
+            yield
+            outcome = self.tally.reason or "error"
+        except (ClientGone, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        except EngineLost:
+            lost = True
+            raise
+        finally:
+            if self._cancel.gone:
+                # We closed the engine's connection: that says nothing about the engine.
+                outcome, lost = "cancelled", False
+            self._release(line, outcome, lost)
 
     def _release(self, line: Line, outcome: str, lost: bool) -> None:
         try:
@@ -139,22 +158,29 @@ class Generation:
         except OSError:
             line.close()
 
-    def _acquire(self, line: Line) -> Granted:
-        left = self._deadline - time.monotonic()
+    def _acquire(self, line: Line) -> Generator[list[Event], None, Granted]:
         self._reserved = byte_length(self._request)
-        acquire = Acquire(
-            model=self._model.name,
-            prompt_tokens=self._reserved,
-            max_tokens=self._request.token_limit,
-            timeout=max(0.0, left),
-        )
+        left = max(0.0, self._deadline - time.monotonic())
         try:
-            # The supervisor keeps the time; the second more is for its answer to arrive.
-            return line.ask(acquire, Granted, left + 1)
-        except TimeoutError:
-            raise RequestTimeout("The supervisor did not answer in time.", retry=False) from None
+            line.send(Acquire(self._model.name, self._reserved, self._request.token_limit, left))
+            return (yield from self._granted(line))
         except OSError as error:
             raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
+
+    def _granted(self, line: Line) -> Generator[list[Event], None, Granted]:
+        # The supervisor keeps the time; the second more is for its answer to arrive.
+        end = self._deadline + 1
+        while (left := end - time.monotonic()) > 0:
+            try:
+                answer = line.hear(left if self._pulse is None else min(left, self._pulse))
+            except TimeoutError:
+                self._spoke = time.monotonic()
+                yield []
+                continue
+            if not isinstance(answer, Granted):
+                raise ConnectionError(f"unexpected answer {type(answer).__name__}")
+            return answer
+        raise RequestTimeout("The supervisor did not answer in time.", retry=False)
 
     def _ask(self, adapter: Adapter) -> tuple[str, object]:
         request = self._request

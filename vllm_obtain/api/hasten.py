@@ -6,6 +6,8 @@ import functools
 import gc
 from typing import Any
 
+from vllm_obtain.cooperative import serve_first
+
 # Objects made, less those freed, before the collector looks at the young ones. A request makes
 # some hundred and leaves no cycles; at Python's own 700 a thousand streams are looked through
 # over and over.
@@ -20,7 +22,7 @@ def calm_collector() -> None:
 
 
 def hasten(client: Any) -> None:
-    """Have a client's connection send small pieces with a single system call.
+    """Read a client's requests first, and send it small pieces with a single system call.
 
     Args:
         client: as accepted; one that is not gevent's plain socket, such as a TLS one, stays as
@@ -29,6 +31,7 @@ def hasten(client: Any) -> None:
     plain, quick = _kinds()
     if type(client) is plain:
         client.__class__ = quick
+        serve_first(client)
 
 
 @functools.cache

@@ -94,8 +94,8 @@ def _batches(
     made: Services, asked: InferenceRequest, model: Model, cancel: Cancel, held: ExitStack
 ) -> Batches:
     def generation(who: Cancel) -> Generation:
-        timeout = made.settings.request_timeout
-        return Generation(made.supervisor, made.adapter, model, asked, who, timeout)
+        timeout, pulse = made.settings.request_timeout, made.settings.pulse
+        return Generation(made.supervisor, made.adapter, model, asked, who, timeout, pulse)
 
     if not _is_cacheable(made, asked):
         made_now = generation(cancel)

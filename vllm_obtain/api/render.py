@@ -22,7 +22,7 @@ from vllm_obtain.protocol.answers import (
     UsageBody,
 )
 from vllm_obtain.protocol.events import Delta, Event, Finish, Usage
-from vllm_obtain.protocol.sse import DONE, event
+from vllm_obtain.protocol.sse import DONE, WAITING, event
 
 
 class Renderer(ABC):
@@ -81,12 +81,18 @@ class Renderer(ABC):
         return self.whole("".join(texts), joined, reason, usage)
 
     def stream(self, batches: Iterable[list[Event]]) -> Iterator[bytes]:
-        """Encode events as they come; what came together goes out together."""
-        opening = self.opening()
+        """Encode events as they come; what came together goes out together.
+
+        The first list of events sends the head, whatever is in it; an empty one later on keeps
+        the connection alive.
+        """
+        opening: bytes | None = self.opening()
         for events in batches:
-            out = [opening, *(self._encoded(part) for part in events)]
-            opening = b""
-            yield b"".join(out)
+            if events or opening is not None:
+                yield b"".join([opening or b"", *(self._encoded(part) for part in events)])
+                opening = None
+            else:
+                yield WAITING
         yield DONE
 
     def logprobs_of(self, part: Delta) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ class Services:
     supervisor: Supervisor
     reporter: Reporter
     connections: Connections
-    flights: Flights = field(default_factory=Flights)
+    flights: Flights
     _adapters: dict[str, Adapter] = field(default_factory=dict)
 
     def adapter(self, name: str) -> Adapter:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import msgspec
 
 DONE = b"data: [DONE]\n\n"
+# A comment: clients skip it, and what is between them and us sees that the connection lives.
+WAITING = b": waiting\n\n"
 
 _encode = msgspec.json.Encoder().encode
 

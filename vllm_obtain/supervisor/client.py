@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from vllm_obtain import messages
+from vllm_obtain.cooperative import serve_first
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import runtime
@@ -48,6 +49,7 @@ class Line:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        serve_first(self.socket)
         try:
             self.socket.connect(str(path))
         except OSError:
@@ -81,6 +83,18 @@ class Line:
         """Like `ask`, for a message with several kinds of answer."""
         self.socket.settimeout(timeout)
         self.send(message)
+        return self.hear(timeout)
+
+    def hear(self, timeout: float | None = None) -> messages.Reply:
+        """Wait for the answer to a message that was sent; after a timeout it may still come.
+
+        Args:
+            timeout: seconds to wait, None for ever.
+
+        Raises:
+            ServiceError, TimeoutError, OSError: as `ask` does.
+        """
+        self.socket.settimeout(timeout)
         while True:
             received = self.socket.recv(65536)
             if not received:

@@ -20,11 +20,14 @@ import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1
+# An engine takes whatever processors it gets; who answers its clients must not wait for one.
+_NICENESS = 5
 
 
 def _prepare(guard: int, pidfile: str) -> None:
     """Run in the engine's process before it becomes the engine, so it is never unknown."""
     if sys.platform == "linux":
+        _give_way()
         # Have the kernel kill the engine if even this guard is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # it was killed before the kernel knew
@@ -36,6 +39,15 @@ def _prepare(guard: int, pidfile: str) -> None:
     except OSError as error:
         print(f"The pid file cannot be written: {error}", flush=True)
         raise
+
+
+def _give_way() -> None:
+    """Have the kernel prefer the gateway, the supervisor and everybody else to the engine."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
+    # Niceness counts within a session only where the kernel groups by session (sched(7)).
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123 - as below
+        file.write(str(_NICENESS))
 
 
 def _signal_group(group: int, number: int) -> None:
