@@ -70,12 +70,15 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(model: str, settings: Mapping[str, str]) -> Iterator[Service]:
+def running(
+    model: str, settings: Mapping[str, str], seconds: float = START_SECONDS
+) -> Iterator[Service]:
     """Start a service with settings of its own, wait for its model, and end it.
 
     Args:
         model: the name of the model it shall have ready.
         settings: variables over what the benchmark always sets; nobody's `.env` is read.
+        seconds: that the start may take.
 
     Raises:
         NotStarted: it did not become ready in time.
@@ -103,7 +106,7 @@ def running(model: str, settings: Mapping[str, str]) -> Iterator[Service]:
                 start_new_session=True,  # Ctrl-C is ours to handle, in order
             )
         try:
-            _wait_until_ready(process, port, output)
+            _wait_until_ready(process, port, output, seconds)
             engine = _engine_socket(port, model)
             yield Service(port, psutil.Process(process.pid), engine)
         finally:
@@ -135,8 +138,10 @@ def megabytes(process: psutil.Process) -> dict[str, float]:
     return {name: round(size / 2**20, 1) for name, size in sizes.items()}
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
-    end = time.monotonic() + START_SECONDS
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], port: int, output: Path, seconds: float
+) -> None:
+    end = time.monotonic() + seconds
     while get(port, "/ready") != 200:
         if process.poll() is not None or time.monotonic() > end:
             lines = output.read_text(errors="replace").splitlines()[-15:]

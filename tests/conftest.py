@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fleet import Fleet
 from tests.service import ROOT, Service
 
 
@@ -21,3 +22,11 @@ def service(model_here: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A service in production mode with the real model, shared by tests that leave it alive."""
     with Service(["run.py", "--no-fetch"], tmp_path_factory.mktemp("service")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def fleet(model_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A service per engine, none of them started yet."""
+    made = Fleet(tmp_path_factory.mktemp)
+    yield made
+    made.close()

@@ -1,123 +1,38 @@
 """The whole service with a real vLLM; skipped where there is none.
 
-VLLM_PYTHON names an interpreter that has vLLM; `make test ENGINES=all` makes one. Its start takes
-most of a minute, so all tests share one, and those that kill it come last.
+VLLM_PYTHON names an interpreter that has vLLM; `make test ENGINES=all` makes one. What every engine
+does is in tests/contract. Its start takes most of a minute, so all tests share one (the contract's
+come before these), and those that kill it come last.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.api.test_chat import text_of
-from tests.service import ROOT, Service, eventually
-from vllm_obtain.catalogue import Catalogue
-from vllm_obtain.catalogue.convert import plan
-from vllm_obtain.engines.vllm_engine import Vllm
-from vllm_obtain.settings import Settings
+from tests.fleet import VLLM_CONTEXT as CONTEXT
+from tests.fleet import Fleet, engine
+from tests.service import Service, eventually
 
-MISSING = Vllm(Settings.load({"VLLM_PYTHON": os.environ.get("VLLM_PYTHON", "")})).missing()
+MISSING = engine("vllm").missing()
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=str(MISSING)), pytest.mark.timeout(400)]
-CONTEXT = 1024
 RESTART_SECONDS = 120
-PROMPTS = [
-    "What is the capital of France? Answer in one sentence.",
-    "Count from one to ten.",
-    "Write a haiku about the sea.",
-    "What is 12 plus 30?",
-    "Translate 'good morning' into Spanish.",
-]
-# Two tokens this close may change places by rounding alone: bfloat16 has steps of 0.125 where the
-# logits are, and llama.cpp rounds its inputs to 8 bits. Seen: 3 prompts the same, 0.0 and 0.125.
-ROUNDING = 0.25
 
 
 @pytest.fixture(scope="session")
-def models(model_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MODELS_DIR with the embedded model as the Hugging Face folder `m`."""
-    folder = tmp_path_factory.mktemp("models")
-    (source,) = (ROOT / "models" / "smollm2-135m").glob("*.gguf")
-    shutil.copy(source, folder)
-    (model,) = Catalogue(folder).models()
-    planned = plan(model, "hf")
-    subprocess.run(planned.command, cwd=ROOT, check=True, capture_output=True)
-    planned.folder.rename(folder / "m")
-    (folder / source.name).unlink()
-    return folder
-
-
-@pytest.fixture(scope="session")
-def vllm(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {
-        "MODELS_DIR": str(models),
-        "INFERENCE_ENGINE": "vllm",
-        "VLLM_MAX_MODEL_LEN": str(CONTEXT),
-        # As on a machine with many cores: each of its processes is killed below.
-        "VLLM_EXTRA_ARGS": "--api-server-count 2",
-        "ENABLE_CACHING": "false",
-    }
-    made = Service(["run.py", "--no-fetch"], tmp_path_factory.mktemp("vllm"), env)
-    try:
-        made.start(timeout=300)
-        yield made
-    finally:
-        made.kill_everything()
+def vllm(fleet: Fleet) -> Service:
+    return fleet.service("vllm")
 
 
 def children(service: Service) -> list[psutil.Process]:
     """The processes behind vLLM's front."""
     return psutil.Process(service.engine()["pid"]).children(recursive=True)
-
-
-def test_chat_stream_and_plain_are_the_same_text(vllm: Service) -> None:
-    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
-    plain = vllm.json("/v1/chat/completions", body)
-    streamed = vllm.request("/v1/chat/completions", {**body, "stream": True})[2]
-    assert text_of(streamed) == plain["choices"][0]["message"]["content"]
-    assert plain["usage"]["completion_tokens"] <= 8
-
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_converted_model_says_what_the_file_says(
-    vllm: Service, service: Service, prompt: str
-) -> None:
-    asked = {"temperature": 0, "max_tokens": 16, "logprobs": True, "top_logprobs": 5}
-    ours, theirs = (_tokens(each.chat(prompt, **asked)) for each in (vllm, service))
-    for mine, other in zip(ours, theirs, strict=False):
-        if mine["token"] == other["token"]:
-            continue
-        likely = {top["token"]: top["logprob"] for top in mine["top_logprobs"]}
-        gap = mine["logprob"] - likely.get(other["token"], float("-inf"))
-        assert gap < ROUNDING, (mine, other)
-        return  # from here on they answer different texts
-    assert len(ours) == len(theirs)
-
-
-def _tokens(answer: Any) -> Any:
-    return answer["choices"][0]["logprobs"]["content"]
-
-
-def test_a_seed_gives_the_same_answer_twice(vllm: Service) -> None:
-    answers = [vllm.chat(seed=7, temperature=1.0)["choices"] for _ in range(2)]
-    assert answers[0] == answers[1]
-
-
-def test_logprobs_come_in_both_formats(vllm: Service) -> None:
-    chat = vllm.chat(logprobs=True, top_logprobs=2, max_tokens=2)["choices"][0]["logprobs"]
-    assert [len(entry["top_logprobs"]) for entry in chat["content"]] == [2, 2]
-    body = {"prompt": "Hello", "max_tokens": 2, "logprobs": 1}
-    text = vllm.json("/v1/completions", body)["choices"][0]["logprobs"]
-    assert len(text["tokens"]) == 2 and all(len(top) == 1 for top in text["top_logprobs"])
 
 
 @pytest.mark.parametrize("limit", [{}, {"max_tokens": CONTEXT}, {"max_tokens": 10**6}])

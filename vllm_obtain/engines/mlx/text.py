@@ -97,11 +97,11 @@ class TextStream:
         return self._release(self._decoder.decode(self._pieces[token]))
 
     def end(self) -> str:
-        """Give out what was held back, at the end of an answer that no stop text ended."""
-        text = self._release(self._decoder.decode(b"", final=True))
-        if self.stopped:
-            return text
-        text, self._held = text + self._held, ""
+        """Give out what was held back, at the end of an answer that no stop text ended.
+
+        Half a character is not: nobody can read it.
+        """
+        text, self._held = self._held, ""
         return text
 
     def _release(self, text: str) -> str:
