@@ -47,6 +47,7 @@ class Switches:
         hang_before_first_byte: a file; it hangs until that exists.
         hang_after_tokens: it hangs after so many tokens until the client goes.
         garbage_chunk: it sends what is no chunk.
+        lacks: what its streams are without: `end` (of the choices) or `usage`.
         pace: seconds before each token.
         request_log: a file; `arrived`, then `done N` or `cancelled N` for each request and its
             tokens.
@@ -72,6 +73,7 @@ class Switches:
     hang_before_first_byte: str = ""
     hang_after_tokens: int | None = None
     garbage_chunk: bool = False
+    lacks: str = ""
     pace: float = 0.0
     request_log: str = ""
 
@@ -151,15 +153,22 @@ class Completion:
 
     def _stream(self) -> None:
         words, limit = self._words, int(self._body["max_tokens"])
+        choices = range(self._body.get("n", 1))
         count = len(words) if limit < 0 else min(limit, len(words))
         self._send(prompt_progress={"total": len(words), "processed": len(words), "cache": 0})
         for word in words[:count]:
             self._trouble()
-            self._choice(word + " ", None)
+            for index in choices:
+                self._choice(word + " ", None, index)
             self._sent += 1
         self._trouble()
-        self._choice("", "stop" if count == len(words) else "length")
-        self._send(choices=[], usage={"prompt_tokens": len(words), "completion_tokens": count})
+        for index in choices:
+            # Each choice's tokens behind its end, as llama.cpp tells them.
+            if self._switches.lacks != "end":
+                self._choice("", "stop" if count == len(words) else "length", index)
+            usage = {"prompt_tokens": len(words), "completion_tokens": count}
+            if self._switches.lacks != "usage":
+                self._send(choices=[], usage=usage)
         self._chunk(b"data: [DONE]\n\n")
         self._client.sendall(b"0\r\n\r\n")
 
@@ -195,9 +204,9 @@ class Completion:
                     raise ClientGone
         self._client.settimeout(None)
 
-    def _choice(self, text: str, reason: str | None) -> None:
+    def _choice(self, text: str, reason: str | None, index: int) -> None:
         piece = {"delta": {"content": text} if text else {}} if self._chat else {"text": text}
-        self._send(choices=[{"index": 0, "finish_reason": reason, **piece}])
+        self._send(choices=[{"index": index, "finish_reason": reason, **piece}])
 
     def _send(self, **chunk: Any) -> None:
         self._chunk(b"data: " + json.dumps(chunk).encode() + b"\n\n")

@@ -29,6 +29,7 @@ ENGINE = EngineStatus(
 SAID: list[Message] = [
     messages.Join("v", 1, 1.5),
     messages.Acquire("a", 5, None, 0.5),
+    messages.Acquire("a", 5, 7, 0.5, choices=3),
     messages.Settle(7),
     messages.Extend(512),
     messages.Release("stop", 1, 2, 3, 0.5, 1.5),

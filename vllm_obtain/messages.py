@@ -41,12 +41,14 @@ class Acquire(Message, frozen=True):
         prompt_tokens: an upper bound; `Settle` corrects it.
         max_tokens: what the request asked for, None for as many as the context holds.
         timeout: seconds after which the answer is of no use.
+        choices: how many answers the engine makes to the one prompt, `max_tokens` each.
     """
 
     model: str
     prompt_tokens: int
     max_tokens: int | None
     timeout: float
+    choices: int = 1
 
 
 class Settle(Message, frozen=True):

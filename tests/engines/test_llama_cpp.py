@@ -65,8 +65,10 @@ def test_a_chat_body_spells_everything_out() -> None:
         ({"max_tokens": 7, "max_completion_tokens": 9}, {"max_tokens": 9}),
         ({"seed": 5}, {"seed": 5}),
         ({"seed": 0}, {"seed": 0}),
-        ({"seed": -1}, {"seed": 0xFFFFFFFE}),  # its own -1 would draw a seed
+        ({"seed": -1}, {"seed": 0xFFFFFF7F}),  # its own -1 would draw a seed
+        ({"seed": 0xFFFFFF7F}, {"seed": 0xFFFFFF7F}),
         ({"seed": 2**32 + 3}, {"seed": 3}),
+        ({"n": 3}, {"n": 3}),
         ({"stop": "x"}, {"stop": "x"}),
         ({"stop": ["x", "y"]}, {"stop": ["x", "y"]}),
         ({"logit_bias": {"5": -100}}, {"logit_bias": [[5, -100]]}),
@@ -79,6 +81,11 @@ def test_a_chat_body_spells_everything_out() -> None:
 def test_values(given: dict[str, Any], sent: dict[str, Any]) -> None:
     body = chat(**given)
     assert {name: body[name] for name in sent} == sent
+
+
+@pytest.mark.parametrize("given", [{"n": 1}, {"n": 3, "temperature": 0}])
+def test_one_answer_is_asked_for_where_all_would_be_the_same(given: dict[str, Any]) -> None:
+    assert "n" not in chat(**given)
 
 
 @pytest.mark.parametrize(("logprobs", "sent"), [(0, 1), (1, 1), (5, 5)])

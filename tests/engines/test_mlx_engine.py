@@ -40,7 +40,7 @@ def test_a_gguf_file_needs_a_conversion(tmp_path: Path, model: Model) -> None:
 
 def test_what_is_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, PLAIN)
-    assert "pip install 'mlx[cpu]>=0.30' 'mlx-lm>=0.31'" in (Mlx().missing() or "")
+    assert "pip install 'mlx[cpu]>=0.32' 'mlx-lm>=0.32.2,<0.33'" in (Mlx().missing() or "")
 
 
 def test_the_size_follows_the_model_and_the_machine(model: Model) -> None:
@@ -136,6 +136,7 @@ def test_the_service_answers_with_mlx(tmp_path: Path) -> None:
     with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
         assert service.engine()["engine"] == "mlx"
         _answers(service)
+        _gives_choices(service)
         _holds_a_schema(service)
         _refuses(service)
         _frees_the_slot(service)
@@ -160,6 +161,16 @@ def _answers(service: Service) -> None:
     assert plain["usage"]["prompt_tokens_details"]["cached_tokens"] == 99
 
 
+def _gives_choices(service: Service) -> None:
+    rules = {"n": 3, "max_tokens": 12, "seed": 5, "logit_bias": {"257": -100}}
+    drawn = service.chat("Say it.", temperature=1, **rules)
+    texts = [choice["message"]["content"] for choice in drawn["choices"]]
+    assert len(set(texts)) == 3 and drawn["usage"]["completion_tokens"] == 36
+    alike = service.chat("Say it.", **rules | {"temperature": 0})
+    assert len({choice["message"]["content"] for choice in alike["choices"]}) == 1
+    assert len(alike["choices"]) == 3 and alike["usage"]["completion_tokens"] == 36
+
+
 def _holds_a_schema(service: Service) -> None:
     schema = {"type": "object", "properties": {"x": {"enum": [7]}}, "required": ["x"]}
     schema["additionalProperties"] = False
@@ -176,7 +187,8 @@ def _holds_a_schema(service: Service) -> None:
 def _refuses(service: Service) -> None:
     status, _, body = service.request("/v1/completions", {"prompt": "x" * 2000})
     assert (status, json.loads(body)["error"]["code"]) == (400, "context_length_exceeded")
-    status, _, body = service.request("/v1/completions", {"prompt": "x", "n": 2})
+    many = {"prompt": "x", "n": service.engine()["slots"] + 1}
+    status, _, body = service.request("/v1/completions", many)
     assert (status, json.loads(body)["error"]["param"]) == (400, "n")
     status, _, body = service.request("/v1/completions", {"prompt": "x", "logit_bias": {"999": 1}})
     assert (status, json.loads(body)["error"]["param"]) == (400, "logit_bias")

@@ -46,6 +46,14 @@ def test_what_a_request_names_is_passed_on() -> None:
     assert "max_tokens" not in body
 
 
+def test_choices_are_asked_for_unless_all_would_be_the_same() -> None:
+    drawn = parse_completion(b'{"prompt": "a", "n": 3, "temperature": 1}')
+    assert Vllm().completion_body(drawn, 7)["n"] == 3
+    # It refuses several greedy ones.
+    alike = parse_completion(b'{"prompt": "a", "n": 3, "temperature": 0}')
+    assert "n" not in Vllm().completion_body(alike, 7)
+
+
 def test_a_text_without_limit_does_not_end_after_the_16_tokens_of_vllms_default() -> None:
     assert Vllm().completion_body(parse_completion(b'{"prompt": "a"}'), None)["max_tokens"] > 10**9
 

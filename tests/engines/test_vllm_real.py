@@ -35,6 +35,23 @@ def children(service: Service) -> list[psutil.Process]:
     return psutil.Process(service.engine()["pid"]).children(recursive=True)
 
 
+@pytest.mark.parametrize("temperature", [0, 1.0], ids=["alike", "drawn"])
+def test_choices_stream_and_plain_are_the_same(vllm: Service, temperature: float) -> None:
+    body = {"prompt": "Once upon a time", "n": 3, "max_tokens": 8, "seed": 7, "logprobs": 1}
+    body |= {"temperature": temperature, "logit_bias": {"0": -100, "2": -100}}
+    plain = vllm.json("/v1/completions", body)
+    texts = [choice["text"] for choice in plain["choices"]]
+    assert len(set(texts)) == (3 if temperature else 1)
+    assert plain["usage"]["completion_tokens"] == 24
+    assert [len(choice["logprobs"]["tokens"]) for choice in plain["choices"]] == [8] * 3
+    streamed = vllm.request("/v1/completions", {**body, "stream": True})[2]
+    told = ["", "", ""]
+    for line in streamed.splitlines():
+        for choice in json.loads(line[6:])["choices"] if line.startswith(b"data: {") else ():
+            told[choice["index"]] += choice["text"]
+    assert told == texts
+
+
 @pytest.mark.parametrize("limit", [{}, {"max_tokens": CONTEXT}, {"max_tokens": 10**6}])
 def test_an_answer_ends_with_the_context(vllm: Service, limit: dict[str, Any]) -> None:
     body = {"prompt": [5] * (CONTEXT - 20), "logit_bias": {"0": -100, "2": -100}, **limit}

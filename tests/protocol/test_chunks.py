@@ -35,6 +35,10 @@ CACHED = {"prompt_tokens_details": {"cached_tokens": 4}}
         (choice(text="hi"), [Delta("hi")]),
         (choice(delta={"content": "hi"}, logprobs={"x": 1}), [Delta("hi", {"x": 1})]),
         (choice("stop", delta={}), [Finish("stop")]),
+        (
+            {"choices": [{"index": 2, "text": "hi", "finish_reason": "stop"}]},
+            [Delta("hi", index=2), Finish("stop", 2)],
+        ),
         (choice("length", delta={"content": "hi"}), [Delta("hi"), Finish("length")]),
         ({"choices": [], "usage": USAGE}, [Usage(5, 3)]),
         ({"usage": {**USAGE, **CACHED}}, [Usage(5, 3, 4)]),

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.supervisor.helpers import in_loop, turn
-from vllm_obtain.errors import EngineFailed
+from vllm_obtain.errors import EngineFailed, InvalidRequest
 from vllm_obtain.messages import Limits
 from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
 
@@ -161,3 +161,58 @@ async def test_closing_with_a_reason() -> None:
     places.close(EngineFailed("no such file"))
     with pytest.raises(EngineFailed, match="no such file"):
         await waiting
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "choices", "reserved"),
+    [
+        (10, 20, 3, 70),
+        (100, 200, 4, 900),
+        # The bound of the prompt is too high; were it 300, the choices would take most.
+        (400, 100, 3, 600),
+        (100, None, 2, 612),
+        (300, None, 4, 700),
+    ],
+)
+def test_what_several_choices_reserve(
+    prompt: int, wanted: int | None, choices: int, reserved: int
+) -> None:
+    places, ticket = Admission(LIMITS), Ticket(prompt, wanted, choices)
+    assert places.try_enter(ticket)
+    assert places.reserved == reserved
+    # Whatever the prompt turns out to be, what was reserved is enough.
+    for true_prompt in range(prompt, 0, -7):
+        places.settle(ticket, true_prompt)
+        assert places.reserved <= reserved
+    places.leave(ticket)
+    assert places.reserved == 0
+
+
+def test_each_choice_takes_a_slot() -> None:
+    places = Admission(LIMITS)
+    several = Ticket(1, 1, 3)
+    assert places.try_enter(several)
+    assert not places.try_enter(Ticket(1, 1, 2))
+    assert places.try_enter(Ticket(1, 1))
+    assert not places.try_enter(Ticket(1, 1))
+    places.leave(several)
+    assert places.try_enter(Ticket(1, 1, 3))
+
+
+@in_loop
+async def test_choices_that_can_never_fit_are_refused_at_once_or_when_it_is_known() -> None:
+    places = Admission(LIMITS)
+    with pytest.raises(InvalidRequest, match="4 answers at once") as caught:
+        places.try_enter(Ticket(1, 1, 5))
+    assert caught.value.param == "n"
+    with pytest.raises(InvalidRequest, match=r"1300 tokens.*1000"):
+        await places.enter(Ticket(100, 300, 4))
+    later = Admission()
+    tickets = [Ticket(1, 1), Ticket(1, 1, 5), Ticket(1, 1)]
+    tasks = [asyncio.create_task(later.enter(ticket)) for ticket in tickets]
+    await turn()
+    later.open(LIMITS)
+    await asyncio.gather(tasks[0], tasks[2])
+    with pytest.raises(InvalidRequest, match="4 answers at once"):
+        await tasks[1]
+    assert (later.in_flight, later.queue) == (2, 0)

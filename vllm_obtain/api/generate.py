@@ -15,10 +15,10 @@ from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.client import EngineLost, Exchange
-from vllm_obtain.errors import ClientGone, ContextLengthExceeded, RequestTimeout
+from vllm_obtain.errors import ClientGone, ContextLengthExceeded, EngineFailed, RequestTimeout
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Acquire, Extend, Extended, Granted, Settle
-from vllm_obtain.protocol.events import Delta, Event, Finish, Progress
+from vllm_obtain.protocol.events import Delta, Event, Progress, Usage, copied
 from vllm_obtain.protocol.prompts import byte_length
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
 from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
@@ -31,9 +31,9 @@ MAX_ATTEMPTS = 6
 # Seconds before the second lease, doubled for each further one, 3 s in all: an engine's end shows
 # on its connections before the supervisor has seen it, and would give a lease on the same process.
 RETRY_PAUSE = 0.1
-# What a request without max_tokens asks for at a time.
+# What a request without max_tokens asks for at a time, for each of its choices.
 EXTENSION_TOKENS = 512
-# Tokens that came without an event of their own (half a character, a held back stop string).
+# Tokens of a choice without an event of their own (half a character, a held back stop string).
 UNSEEN_TOKENS = 8
 # A reservation that is too large by less than this is not worth a message to the supervisor.
 SETTLE_TOKENS = 512
@@ -74,7 +74,9 @@ class Generation:
         self._pulse = pulse
         self._spoke = 0.0  # when something was yielded last, in monotonic seconds
         self._process = 0.0  # when the engine process of the current lease started
-        self.tally = Tally()
+        self._draws = request.draws
+        self._copies = request.choices // self._draws
+        self.tally = Tally(self._draws)
 
     def __iter__(self) -> Iterator[list[Event]]:
         """Yield events as they come.
@@ -123,9 +125,10 @@ class Generation:
                     exchange.settle_in()
                 if passed or self._is_silent():
                     self._spoke = time.monotonic()
-                    yield passed
+                    yield passed if self._copies == 1 else copied(passed, self._copies)
                 if self.tally.finished:
                     return
+            yield self._rest()
 
     def _is_silent(self) -> bool:
         """Whether it is time to say that there is no news; the first time always is."""
@@ -162,7 +165,15 @@ class Generation:
         self._reserved = byte_length(self._request)
         left = max(0.0, self._deadline - time.monotonic())
         try:
-            line.send(Acquire(self._model.name, self._reserved, self._request.token_limit, left))
+            line.send(
+                Acquire(
+                    model=self._model.name,
+                    prompt_tokens=self._reserved,
+                    max_tokens=self._request.token_limit,
+                    timeout=left,
+                    choices=self._draws,
+                )
+            )
             return (yield from self._granted(line))
         except OSError as error:
             raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
@@ -196,11 +207,23 @@ class Generation:
                 self._progress(line, event)
                 continue
             self.tally.count(event)
+            if isinstance(event, Usage):
+                continue
             passed.append(event)
             if isinstance(event, Delta) and self._spent(line):
-                passed += self._cut()
+                log.warning("completion cut: the cache is full", model=self._model.name)
+                passed += self.tally.cut_off()
                 break
+        if self.tally.finished:
+            # Once and at the end, however often the engine told it.
+            passed.append(self.tally.usage())
         return passed
+
+    def _rest(self) -> list[Event]:
+        """Make up for the count of tokens that an engine owed at the end of its stream."""
+        if not self.tally.ended:
+            raise EngineFailed("The engine's answer has no end. Try again.")
+        return copied([self.tally.usage()], self._copies)
 
     def _progress(self, line: Line, progress: Progress) -> None:
         if self.tally.prompt_tokens != progress.total:
@@ -214,17 +237,9 @@ class Generation:
         if self._request.token_limit is not None:
             return False
         self._tokens_left -= 1
-        if self._tokens_left > UNSEEN_TOKENS:
+        unseen = UNSEEN_TOKENS * self._draws
+        if self._tokens_left > unseen:
             return False
-        extended = line.ask(Extend(EXTENSION_TOKENS), Extended, 10)
+        extended = line.ask(Extend(EXTENSION_TOKENS * self._draws), Extended, 10)
         self._tokens_left += extended.tokens
-        return self._tokens_left <= UNSEEN_TOKENS
-
-    def _cut(self) -> list[Event]:
-        """End a completion whose next token has no room in the engine's cache."""
-        log.warning("completion cut: the cache is full", model=self._model.name)
-        ends: list[Event] = [Finish("length"), self.tally.usage()]
-        self.tally.cut = True
-        for event in ends:
-            self.tally.count(event)
-        return ends
+        return self._tokens_left <= unseen

@@ -54,7 +54,8 @@ def _answer(asked: InferenceRequest, renderer: type[Renderer]) -> Response:
         # Whatever refuses the request does so before the engine begins; from then on there is time
         # to send the head of a stream, which would otherwise delay its first token.
         first = next(batches, [])
-        render = renderer(asked.model or model.name, asked.wants_usage, asked.alternatives)
+        name = asked.model or model.name
+        render = renderer(name, asked.wants_usage, asked.alternatives, asked.choices)
         body = _chain(first, batches)
         if not asked.wants_stream:
             return _json(render.plain(body))

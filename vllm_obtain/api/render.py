@@ -24,6 +24,9 @@ from vllm_obtain.protocol.answers import (
 from vllm_obtain.protocol.events import Delta, Event, Finish, Usage
 from vllm_obtain.protocol.sse import DONE, WAITING, event
 
+# A choice of a plain answer: its number, its text, its log probabilities, why it ended.
+Whole = tuple[int, str, Any, str]
+
 
 class Renderer(ABC):
     """Shapes the events of one request.
@@ -32,28 +35,33 @@ class Renderer(ABC):
         model: the name the client gets to see.
         with_usage: whether a stream ends with a usage chunk.
         alternatives: how many `top_logprobs` each token has.
+        choices: how many answers there are.
     """
 
     prefix: str
 
-    def __init__(self, model: str, with_usage: bool, alternatives: int = 0) -> None:
+    def __init__(
+        self, model: str, with_usage: bool, alternatives: int = 0, choices: int = 1
+    ) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = model
         self._with_usage = with_usage
         self._alternatives = alternatives
+        self._choices = choices
+        self._offsets = [0] * choices
 
     @abstractmethod
-    def whole(self, text: str, logprobs: Any, reason: str, usage: Usage) -> Struct:
+    def whole(self, choices: list[Whole], usage: Usage) -> Struct:
         """Shape a plain answer."""
 
     @abstractmethod
-    def chunk(self, part: Delta | Finish | None) -> Struct:
-        """Shape one chunk; None is the opening one."""
+    def chunk(self, part: Delta | Finish | None, index: int = 0) -> Struct:
+        """Shape one chunk; None is the opening one, of the choice `index`."""
 
     @abstractmethod
-    def logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        """Shape the log probabilities of some tokens."""
+    def logprobs(self, entries: list[dict[str, Any]], index: int) -> dict[str, Any]:
+        """Shape the log probabilities of some tokens of a choice."""
 
     @abstractmethod
     def usage_chunk(self, usage: Usage) -> Struct:
@@ -65,20 +73,21 @@ class Renderer(ABC):
 
     def plain(self, batches: Iterable[list[Event]]) -> Struct:
         """Join all events into one answer."""
-        texts: list[str] = []
-        logprobs: list[Any] = []
-        reason, usage = "stop", Usage(0, 0)
+        texts: list[list[str]] = [[] for _ in range(self._choices)]
+        logprobs: list[list[Any]] = [[] for _ in texts]
+        reasons, usage = ["stop" for _ in texts], Usage(0, 0)
         for events in batches:
             for part in events:
                 if isinstance(part, Delta):
-                    texts.append(part.text)
-                    logprobs += self.entries(part.logprobs)
+                    texts[part.index].append(part.text)
+                    logprobs[part.index] += self.entries(part.logprobs)
                 elif isinstance(part, Finish):
-                    reason = part.reason
+                    reasons[part.index] = part.reason
                 elif isinstance(part, Usage):
                     usage = part
-        joined = self.logprobs(logprobs) if logprobs else None
-        return self.whole("".join(texts), joined, reason, usage)
+        joined = [self.logprobs(known, i) if known else None for i, known in enumerate(logprobs)]
+        whole = zip(range(self._choices), map("".join, texts), joined, reasons, strict=True)
+        return self.whole(list(whole), usage)
 
     def stream(self, batches: Iterable[list[Event]]) -> Iterator[bytes]:
         """Encode events as they come; what came together goes out together.
@@ -99,7 +108,7 @@ class Renderer(ABC):
         """Shape the log probabilities that come with a piece of text, if any do."""
         if part.logprobs is None:
             return None
-        return self.logprobs(self.entries(part.logprobs))
+        return self.logprobs(self.entries(part.logprobs), part.index)
 
     def entries(self, logprobs: Any) -> list[dict[str, Any]]:
         """Shape an engine's log probabilities as OpenAI does, and as long as was asked for."""
@@ -131,27 +140,30 @@ class ChatRenderer(Renderer):
 
     prefix = "chatcmpl"
 
-    def logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    def logprobs(self, entries: list[dict[str, Any]], index: int) -> dict[str, Any]:  # noqa: ARG002
         """Shape log probabilities token by token."""
         return {"content": entries, "refusal": None}
 
     def opening(self) -> bytes:
-        """Send the role first, on its own."""
-        return event(self.chunk(None))
+        """Send the role first, on its own, for each choice."""
+        return b"".join(event(self.chunk(None, index)) for index in range(self._choices))
 
-    def whole(self, text: str, logprobs: Any, reason: str, usage: Usage) -> Struct:
+    def whole(self, choices: list[Whole], usage: Usage) -> Struct:
         """Shape a plain answer."""
-        choice = ChatChoice(0, ChatMessage("assistant", text), logprobs, reason)
-        return ChatCompletion(self.id, self.created, self.model, [choice], UsageBody.of(usage))
+        shaped = [
+            ChatChoice(index, ChatMessage("assistant", text), logprobs, reason)
+            for index, text, logprobs, reason in choices
+        ]
+        return ChatCompletion(self.id, self.created, self.model, shaped, UsageBody.of(usage))
 
-    def chunk(self, part: Delta | Finish | None) -> Struct:
+    def chunk(self, part: Delta | Finish | None, index: int = 0) -> Struct:
         """Shape one chunk."""
         if part is None:
-            choice = ChunkChoice(0, ChatDelta("assistant", ""))
+            choice = ChunkChoice(index, ChatDelta("assistant", ""))
         elif isinstance(part, Delta):
-            choice = ChunkChoice(0, ChatDelta(content=part.text), self.logprobs_of(part))
+            choice = ChunkChoice(part.index, ChatDelta(content=part.text), self.logprobs_of(part))
         else:
-            choice = ChunkChoice(0, ChatDelta(), finish_reason=part.reason)
+            choice = ChunkChoice(part.index, ChatDelta(), finish_reason=part.reason)
         return ChatChunk(self.id, self.created, self.model, [choice], self.unset_usage())
 
     def usage_chunk(self, usage: Usage) -> Struct:
@@ -163,14 +175,13 @@ class TextRenderer(Renderer):
     """The text completions format."""
 
     prefix = "cmpl"
-    _offset = 0
 
-    def logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    def logprobs(self, entries: list[dict[str, Any]], index: int) -> dict[str, Any]:
         """Shape log probabilities in four parallel lists, offsets counted over the whole text."""
         offsets = []
         for entry in entries:
-            offsets.append(self._offset)
-            self._offset += len(entry["token"])
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(entry["token"])
         return {
             "tokens": [entry["token"] for entry in entries],
             "token_logprobs": [entry["logprob"] for entry in entries],
@@ -181,17 +192,19 @@ class TextRenderer(Renderer):
             "text_offset": offsets,
         }
 
-    def whole(self, text: str, logprobs: Any, reason: str, usage: Usage) -> Struct:
+    def whole(self, choices: list[Whole], usage: Usage) -> Struct:
         """Shape a plain answer."""
-        choice = TextChoice(0, text, logprobs, reason)
-        return TextCompletion(self.id, self.created, self.model, [choice], UsageBody.of(usage))
+        shaped = [TextChoice(*choice) for choice in choices]
+        return TextCompletion(self.id, self.created, self.model, shaped, UsageBody.of(usage))
 
-    def chunk(self, part: Delta | Finish | None) -> Struct:
+    def chunk(self, part: Delta | Finish | None, index: int = 0) -> Struct:
         """Shape one chunk."""
-        if isinstance(part, Delta):
-            choice = TextChoice(0, part.text, self.logprobs_of(part))
+        if part is None:
+            choice = TextChoice(index, "")
+        elif isinstance(part, Delta):
+            choice = TextChoice(part.index, part.text, self.logprobs_of(part))
         else:
-            choice = TextChoice(0, "", finish_reason=part.reason if part else None)
+            choice = TextChoice(part.index, "", finish_reason=part.reason)
         return TextCompletion(self.id, self.created, self.model, [choice], self.unset_usage())
 
     def usage_chunk(self, usage: Usage) -> Struct:

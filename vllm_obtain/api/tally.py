@@ -9,13 +9,20 @@ from vllm_obtain.protocol.events import Delta, Event, Finish, Usage
 
 
 class Tally:
-    """Counts the events of one generation."""
+    """Counts the events of one generation.
 
-    def __init__(self) -> None:
+    Args:
+        choices: how many answers the engine makes.
+    """
+
+    def __init__(self, choices: int = 1) -> None:
+        self._several = choices > 1
+        self._open = set(range(choices))
         self._began = time.monotonic()
         self._first: float | None = None
         self._last = 0.0
         self._counted: Usage | None = None
+        self._parts: Usage | None = None
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.deltas = 0
@@ -30,7 +37,12 @@ class Tally:
     @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
-        return self._counted is not None and self.reason is not None
+        return self._counted is not None and not self._open
+
+    @property
+    def ended(self) -> bool:
+        """Whether every choice has its end; the count of tokens may still come."""
+        return not self._open
 
     @property
     def first_token(self) -> float | None:
@@ -45,12 +57,26 @@ class Tally:
             self.deltas += 1
         elif isinstance(event, Finish):
             self.reason = event.reason
+            self._open.discard(event.index)
+            if self._several:
+                # llama.cpp tells the usage of each choice behind its end: one is still to come.
+                self._parts, self._counted = self._counted or self._parts, None
         elif isinstance(event, Usage):
-            self._counted = event
+            self._counted = _joined(self._parts, event)
 
     def usage(self) -> Usage:
         """Tokens so far: the engine's own count if it gave one, else one per event."""
-        return self._counted or Usage(self.prompt_tokens, self.deltas, self.cached_tokens)
+        if self._counted is None or (self._several and self._open):
+            return Usage(self.prompt_tokens, self.deltas, self.cached_tokens)
+        return self._counted
+
+    def cut_off(self) -> list[Event]:
+        """End the choices that are still open, and tell their ends."""
+        ends: list[Event] = [Finish("length", index) for index in sorted(self._open)]
+        self._counted = self.usage()
+        self._open.clear()
+        self.reason, self.cut = "length", True
+        return ends
 
     def release(self, outcome: str, lost: bool = False) -> Release:
         """Sum up for the supervisor; arguments as in `messages.Release`."""
@@ -64,3 +90,14 @@ class Tally:
             generating=self._last - self._first if self._first is not None else 0.0,
             lost=lost,
         )
+
+
+def _joined(before: Usage | None, more: Usage) -> Usage:
+    """Add up what two choices took; their prompt is the same one, read when the first began."""
+    if before is None:
+        return more
+    return Usage(
+        more.prompt_tokens,
+        before.completion_tokens + more.completion_tokens,
+        min(before.cached_tokens, more.cached_tokens),
+    )

@@ -16,8 +16,10 @@ from vllm_obtain.protocol.prompts import flatten
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
 from vllm_obtain.settings import Settings
 
-# The engine draws a seed of its own when it reads this one.
+# The engine draws a seed of its own when it reads this one. The choices of a request get its seed
+# and those that follow it, up to 128 of them: no request's seed may come that near.
 _RANDOM_SEED = 0xFFFFFFFF
+_MOST_CHOICES = 128
 
 # Its threads meet at barriers several hundred times a token. Spinning there for long, the default,
 # takes the cores that the gateway and other engines need; not spinning at all costs a fifth.
@@ -25,7 +27,7 @@ _THREADS = {"GOMP_SPINCOUNT": "1000"}
 
 _COMMON = frozenset(
     "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty "
-    "frequency_penalty stop seed logit_bias".split()
+    "frequency_penalty n stop seed logit_bias".split()
 )
 
 
@@ -95,9 +97,12 @@ def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any
         "presence_penalty": request.presence_penalty or 0.0,
         "frequency_penalty": request.frequency_penalty or 0.0,
     }
+    if request.draws > 1:
+        body["n"] = request.draws
     if request.seed is not None:
         seed = request.seed & 0xFFFFFFFF
-        body["seed"] = seed - 1 if seed == _RANDOM_SEED else seed
+        near = seed > _RANDOM_SEED - _MOST_CHOICES
+        body["seed"] = seed - _MOST_CHOICES if near else seed
     if request.stop is not None:
         body["stop"] = request.stop
     if request.logit_bias:

@@ -30,7 +30,7 @@ class Mlx(Adapter):
     conversion = "mlx"
     parameters = frozenset(
         "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
-        "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
+        "repetition_penalty presence_penalty frequency_penalty n stop seed logit_bias logprobs "
         "top_logprobs response_format".split()
     )
 
@@ -103,6 +103,7 @@ def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any
         "repetition_penalty": request.repetition_penalty or 1.0,
         "presence_penalty": request.presence_penalty or 0.0,
         "frequency_penalty": request.frequency_penalty or 0.0,
+        "n": request.draws,
     }
     optional = {"seed": request.seed, "stop": request.stop, "logit_bias": request.logit_bias}
     return body | {name: value for name, value in optional.items() if value is not None}

@@ -32,7 +32,7 @@ class Vllm(Adapter):
     conversion = "hf"
     parameters = frozenset(
         "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
-        "repetition_penalty presence_penalty frequency_penalty stop seed logit_bias logprobs "
+        "repetition_penalty presence_penalty frequency_penalty n stop seed logit_bias logprobs "
         "top_logprobs".split()
     )
 
@@ -108,6 +108,8 @@ def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any
     }
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
+    if request.draws > 1:
+        body["n"] = request.draws
     if request.seed is not None:
         body["seed"] = request.seed
     if request.stop is not None:

@@ -107,9 +107,9 @@ def read_chunk(data: bytes) -> list[Event]:
     for choice in chunk.choices:
         text = choice.text if choice.delta is None else choice.delta.content
         if text:
-            events.append(Delta(text, _one_shape(choice.logprobs)))
+            events.append(Delta(text, _one_shape(choice.logprobs), choice.index))
         if choice.finish_reason is not None:
-            events.append(Finish(choice.finish_reason))
+            events.append(Finish(choice.finish_reason, choice.index))
     if (usage := chunk.usage) is not None and chunk.is_last:
         events.append(Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached))
     return events

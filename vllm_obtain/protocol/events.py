@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Progress(Struct, tag=True, frozen=True):
@@ -27,16 +28,19 @@ class Delta(Struct, tag=True, frozen=True):
     Args:
         text: never cut within a character.
         logprobs: OpenAI's `logprobs` object for these tokens, as the engine gave it.
+        index: which of the request's choices it belongs to.
     """
 
     text: str
     logprobs: Any = None
+    index: int = 0
 
 
 class Finish(Struct, tag=True, frozen=True):
     """The end of a choice: `stop` or `length`."""
 
     reason: str
+    index: int = 0
 
 
 class Usage(Struct, tag=True, frozen=True):
@@ -48,3 +52,17 @@ class Usage(Struct, tag=True, frozen=True):
 
 
 Event = Progress | Delta | Finish | Usage
+
+
+def copied(events: list[Event], copies: int) -> list[Event]:
+    """Tell what happened to one choice as if it had happened to several that are alike."""
+    told: list[Event] = []
+    for event in events:
+        if isinstance(event, Usage):
+            tokens = event.completion_tokens * copies
+            told.append(Usage(event.prompt_tokens, tokens, event.cached_tokens))
+        elif isinstance(event, Progress):
+            told.append(event)
+        else:
+            told += (replace(event, index=index) for index in range(copies))
+    return told

@@ -164,6 +164,16 @@ class InferenceFields(Struct, kw_only=True):
         return Sampling(temperature, top_p, max(self.top_k or 0, 0), self.min_p or 0.0)
 
     @property
+    def choices(self) -> int:
+        """How many answers the client gets."""
+        return self.n or 1
+
+    @property
+    def draws(self) -> int:
+        """How many answers the engine makes: at temperature 0 one, as all would be the same."""
+        return 1 if self.temperature == 0 else self.choices
+
+    @property
     def is_deterministic(self) -> bool:
         """Whether the same request gives the same answer: greedy, or drawn from a given seed."""
         return self.temperature == 0 or self.seed is not None

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.messages import Limits
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Ticket:
     Args:
         prompt_tokens: upper bound or exact number.
         wanted: tokens it asked for, None for as many as the context holds.
+        choices: answers to its prompt, that many tokens and a slot each.
     """
 
-    def __init__(self, prompt_tokens: int, wanted: int | None) -> None:
+    def __init__(self, prompt_tokens: int, wanted: int | None, choices: int = 1) -> None:
         self.prompt_tokens = prompt_tokens
         self.wanted = wanted
+        self.choices = choices
         self.granted = 0
         self.turn: asyncio.Future[None] | None = None
 
@@ -59,6 +62,7 @@ class Admission:
         self._holders: set[Ticket] = set()
         self._waiting: deque[Ticket] = deque()
         self._reserved = 0
+        self._slots = 0
         self._closed: Exception | None = None
         # Whose process it is; nobody's while those who wait do not know which engine comes.
         self.engine: Engine | None = None
@@ -79,7 +83,11 @@ class Admission:
         return self._reserved
 
     def try_enter(self, ticket: Ticket) -> bool:
-        """Take a place if there is one and nobody waits before this request."""
+        """Take a place if there is one and nobody waits before this request.
+
+        Raises:
+            InvalidRequest: its choices will never fit.
+        """
         return not self._waiting and self._admit(ticket)
 
     async def enter(self, ticket: Ticket) -> None:
@@ -87,7 +95,7 @@ class Admission:
 
         Raises:
             EngineGone: the process ended meanwhile.
-            ServiceError: it could not be started.
+            ServiceError: it could not be started, or can never hold this request.
         """
         if self._closed is not None:
             raise self._closed
@@ -106,6 +114,7 @@ class Admission:
         if ticket in self._holders:
             self._holders.remove(ticket)
             self._reserved -= ticket.reserved
+            self._slots -= ticket.choices
         elif ticket in self._waiting:
             self._waiting.remove(ticket)
         self._next()
@@ -120,7 +129,8 @@ class Admission:
         self._reserved -= ticket.reserved
         ticket.prompt_tokens = prompt_tokens
         if ticket.wanted is not None:
-            ticket.granted = min(ticket.wanted, max(0, self._limits.context - prompt_tokens))
+            room = max(0, self._limits.context - prompt_tokens)
+            ticket.granted = ticket.choices * min(ticket.wanted, room)
         self._reserved += ticket.reserved
         self._next()
 
@@ -158,18 +168,20 @@ class Admission:
 
     def _admit(self, ticket: Ticket) -> bool:
         limits = self._limits
-        if limits is None or self._closed is not None or len(self._holders) >= limits.slots:
+        if limits is None or self._closed is not None:
             return False
         # An engine whose context is larger than its pool could never admit a request of that size.
         context = min(limits.context, limits.pool_tokens)
         prompt = min(ticket.prompt_tokens, context)
         free = limits.pool_tokens - self._reserved
-        granted = _grant(ticket, context - prompt, limits, free - prompt)
-        if prompt + granted > free:
+        granted = _grant(ticket, context, limits, free - prompt)
+        _check(ticket, prompt + granted, limits)
+        if prompt + granted > free or self._slots + ticket.choices > limits.slots:
             return False
         ticket.prompt_tokens, ticket.granted = prompt, granted
         self._holders.add(ticket)
         self._reserved += ticket.reserved
+        self._slots += ticket.choices
         return True
 
     def _next(self) -> None:
@@ -177,23 +189,46 @@ class Admission:
             ticket = self._waiting[0]
             if ticket.turn is None or ticket.turn.done():
                 self._waiting.popleft()
-            elif self._admit(ticket):
-                self._waiting.popleft()
+                continue
+            try:
+                if not self._admit(ticket):
+                    return
                 ticket.turn.set_result(None)
-            else:
-                return
+            except InvalidRequest as error:
+                ticket.turn.set_exception(error)
+            self._waiting.popleft()
 
 
-def _grant(ticket: Ticket, room: int, limits: Limits, free: int) -> int:
+def _check(ticket: Ticket, tokens: int, limits: Limits) -> None:
+    if ticket.choices > limits.slots:
+        raise InvalidRequest(
+            f"'n' is {ticket.choices}, and this model's engine holds {limits.slots} answers at "
+            "once. Lower n, or have the owner of the service raise MAX_CONCURRENT_REQUESTS.",
+            param="n",
+        )
+    if tokens > limits.pool_tokens:
+        raise InvalidRequest(
+            f"The prompt and 'n' ({ticket.choices}) answers may take {tokens} tokens, and this "
+            f"model's engine holds {limits.pool_tokens}. Lower n or max_tokens.",
+            param="n",
+        )
+
+
+def _grant(ticket: Ticket, context: int, limits: Limits, free: int) -> int:
     """Size the first grant: all that was asked for, or a share that leaves room for others.
 
     Args:
         ticket: the request.
-        room: tokens left in its context behind the prompt.
+        context: tokens of the prompt and one answer.
         limits: what the engine can hold.
         free: tokens left in the pool behind the prompt.
     """
+    prompt, choices = min(ticket.prompt_tokens, context), ticket.choices
     if ticket.wanted is not None:
-        return min(ticket.wanted, room)
+        # A prompt that is shorter than its bound leaves each answer more room. So several may take
+        # most when the prompt is just short enough not to limit them.
+        worst = min(prompt, max(0, context - ticket.wanted))
+        return worst + choices * min(ticket.wanted, context - worst) - prompt
     share = max(MIN_SHARE, limits.pool_tokens // limits.slots // 2)
-    return min(room, max(share, free // 4))
+    room = min(choices * (context - prompt), limits.pool_tokens - prompt)
+    return min(room, max(choices * share, free // 4))

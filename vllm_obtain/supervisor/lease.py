@@ -87,12 +87,13 @@ class Leases:
 
         Raises:
             Overloaded: MAX_CONCURRENT_REQUESTS are running or waiting.
+            InvalidRequest: it has more choices than the engine can hold.
         """
         self._check_capacity()
         engine = self._pool.ready(request.model)
         if engine is None:
             return None
-        ticket = Ticket(request.prompt_tokens, request.max_tokens)
+        ticket = Ticket(request.prompt_tokens, request.max_tokens, request.choices)
         if not engine.incoming.try_enter(ticket):
             return None
         self.in_flight += 1
@@ -126,7 +127,7 @@ class Leases:
         while True:
             engine = self._pool.summon(request.model)
             admission = engine.incoming
-            ticket = Ticket(request.prompt_tokens, request.max_tokens)
+            ticket = Ticket(request.prompt_tokens, request.max_tokens, request.choices)
             try:
                 await admission.enter(ticket)
             except EngineGone:
