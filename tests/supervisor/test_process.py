@@ -17,6 +17,7 @@ from tests.supervisor.helpers import in_loop, lives, until
 from vllm_obtain.engines.base import Launch
 from vllm_obtain.messages import Limits
 from vllm_obtain.supervisor import process as module
+from vllm_obtain.supervisor.guard import _NICENESS
 from vllm_obtain.supervisor.process import EngineProcess
 
 SLEEP = "import time; time.sleep(600)"
@@ -80,7 +81,7 @@ async def test_variables_reach_the_engine(runtime: Path) -> None:
 async def test_an_engine_gives_way_to_who_answers_its_clients(runtime: Path) -> None:
     async with started(runtime, SLEEP) as process:
         await until(lambda: process.pid)
-        assert psutil.Process(process.pid).nice() == min(19, os.nice(0) + 5)
+        assert psutil.Process(process.pid).nice() == min(19, os.nice(0) + _NICENESS)
         group = Path(f"/proc/{process.pid}/autogroup")
         if group.exists():
             own = int(Path("/proc/self/autogroup").read_text().split()[-1])

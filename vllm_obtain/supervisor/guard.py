@@ -21,7 +21,7 @@ import threading
 
 _PR_SET_PDEATHSIG = 1
 # An engine takes whatever processors it gets; who answers its clients must not wait for one.
-_NICENESS = 5
+_NICENESS = 3
 
 
 def _prepare(guard: int, pidfile: str) -> None:
