@@ -31,6 +31,34 @@ def serve_first(connection: socket.socket, first: bool = True) -> None:
         watcher.priority = _FIRST if first else _IN_TURN
 
 
+def has_ended(connection: Any) -> bool | None:
+    """Look, without waiting and without taking anything, whether the other end is gone.
+
+    Returns:
+        True when it is, False when it is there, None when it has sent something (a pipelined
+        request), so that the connection can tell no longer.
+    """
+    # A socket with a timeout waits, whatever the flags say; below gevent's there is one with none.
+    raw = getattr(connection, "_sock", connection)
+    try:
+        return None if _peeked(raw) else True
+    except (BlockingIOError, InterruptedError):
+        return False
+    except (OSError, ValueError):
+        return True
+
+
+def _peeked(connection: socket.socket) -> bytes:
+    timeout = connection.gettimeout()
+    if timeout == 0:
+        return connection.recv(1, socket.MSG_PEEK)
+    connection.settimeout(0)
+    try:
+        return connection.recv(1, socket.MSG_PEEK)
+    finally:
+        connection.settimeout(timeout)
+
+
 class Alarm(Protocol):
     """A call that is still to come."""
 

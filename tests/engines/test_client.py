@@ -182,6 +182,14 @@ def test_broken_answers(short: Path, answer: bytes, error: type[ServiceError], s
         assert failure(path) is error
 
 
+def test_an_error_that_comes_slower_than_the_pulse_is_read_to_its_end(short: Path) -> None:
+    answer = b'HTTP/1.1 400 No\r\nContent-Length: 31\r\n\r\n{"error":{"message":"no such"}}'
+    with served(short, answer, size=50, pause=0.2) as path:
+        exchange = Exchange(str(path), time.monotonic() + 10, pulse=0.05)
+        with contextlib.closing(exchange), pytest.raises(InvalidRequest, match="no such"):
+            list(exchange.events(CHAT, chat()))
+
+
 def failure(path: Path, timeout: float = 10) -> type[ServiceError]:
     """What asking comes to."""
     with pytest.raises(ServiceError) as caught:
@@ -191,19 +199,25 @@ def failure(path: Path, timeout: float = 10) -> type[ServiceError]:
 
 @contextlib.contextmanager
 def served(
-    folder: Path, answer: bytes, size: int = 1000, backlog: int = 9, after: float = 0
+    folder: Path,
+    answer: bytes,
+    size: int = 1000,
+    backlog: int = 9,
+    after: float = 0,
+    pause: float = 0,
 ) -> Iterator[Path]:
     """A server that gives everybody the same bytes, so many at a time, and hangs up."""
     path = folder / f"{time.monotonic_ns()}.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(backlog)
-        threading.Thread(target=_serve, args=(listener, answer, size, after), daemon=True).start()
+        serving = (listener, answer, size, after, pause)
+        threading.Thread(target=_serve, args=serving, daemon=True).start()
         yield path
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def _serve(listener: socket.socket, answer: bytes, size: int, after: float) -> None:
+def _serve(listener: socket.socket, answer: bytes, size: int, after: float, pause: float) -> None:
     threading.Event().wait(after)
     with contextlib.suppress(OSError):
         while True:
@@ -212,3 +226,4 @@ def _serve(listener: socket.socket, answer: bytes, size: int, after: float) -> N
                 client.recv(65536)
                 for start in range(0, len(answer), size):
                     client.sendall(answer[start : start + size])
+                    threading.Event().wait(pause)

@@ -15,6 +15,7 @@ from tests.supervisor.helpers import DONE, Rig, in_loop, lives, rig, turn, until
 from vllm_obtain.errors import EngineFailed, InvalidRequest, ServiceError
 from vllm_obtain.supervisor import fitting
 from vllm_obtain.supervisor.engine import Engine
+from vllm_obtain.supervisor.lease import Lease
 from vllm_obtain.supervisor.states import State
 
 
@@ -308,20 +309,25 @@ async def test_unloading_waits_for_those_that_leave(models: Path, runtime: Path)
         assert states(it) == [("other", "stopped")]
 
 
+async def crashed_in_a_switch(it: Rig, go: Path) -> tuple[asyncio.Task[Engine], Lease]:
+    """Kill the old engine while the new one waits for a file; a request that waits gets a lease."""
+    old = await it.pool.load("a")
+    moving = asyncio.create_task(it.pool.load("a", "other"))
+    await successor(it)
+    os.kill(old.pid or 0, signal.SIGKILL)
+    await until(lambda: old.state is State.CRASHED)
+    waiting = it.asked("a")
+    await turn()
+    go.touch()
+    return moving, await waiting
+
+
 @in_loop
 async def test_the_old_one_crashes_meanwhile(models: Path, runtime: Path, tmp_path: Path) -> None:
     write_model(models, "a")
     write_model(models, "a", "other", slow_start=tmp_path / "go")
     async with rig(models, runtime) as it:
-        old = await it.pool.load("a")
-        moving = asyncio.create_task(it.pool.load("a", "other"))
-        await successor(it)
-        os.kill(old.pid or 0, signal.SIGKILL)
-        await until(lambda: old.state is State.CRASHED)
-        waiting = it.asked("a")
-        await turn()
-        (tmp_path / "go").touch()
-        lease = await waiting
+        moving, lease = await crashed_in_a_switch(it, tmp_path / "go")
         assert lease.granted.engine == "other"
         await moving
         assert states(it) == [("other", "ready")]
@@ -335,15 +341,7 @@ async def test_the_old_one_crashes_and_the_new_one_fails(
     write_model(models, "a")
     write_model(models, "a", "other", slow_start=tmp_path / "go", exit_at_start=3)
     async with rig(models, runtime) as it:
-        old = await it.pool.load("a")
-        moving = asyncio.create_task(it.pool.load("a", "other"))
-        await successor(it)
-        os.kill(old.pid or 0, signal.SIGKILL)
-        await until(lambda: old.state is State.CRASHED)
-        waiting = it.asked("a")
-        await turn()
-        (tmp_path / "go").touch()
-        lease = await waiting
+        moving, lease = await crashed_in_a_switch(it, tmp_path / "go")
         assert lease.granted.engine == "fake"
         with pytest.raises(EngineFailed):
             await moving

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from vllm_obtain.cooperative import is_cooperative
+from vllm_obtain.cooperative import has_ended, is_cooperative
 from vllm_obtain.errors import ClientGone
 
 # Where the two servers put the client's connection.
@@ -71,22 +70,6 @@ def watched(environ: Mapping[str, Any], cancel: Cancel) -> Iterator[None]:
         watch.stop()
 
 
-def _went(client: Any) -> bool | None:
-    """Look without taking anything.
-
-    Returns:
-        True when the client is gone, False when it is there, None when it sent more already
-        (a pipelined request), so that the socket can tell no longer.
-    """
-    raw = getattr(client, "_sock", client)
-    try:
-        return None if raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) else True
-    except (BlockingIOError, InterruptedError):
-        return False
-    except (OSError, ValueError):
-        return True
-
-
 class _EventWatch:
     """A watcher of gevent's own loop: no greenlet, next to no cost."""
 
@@ -103,7 +86,7 @@ class _EventWatch:
         self._watcher.close()
 
     def _look(self) -> None:
-        went = _went(self._client)
+        went = has_ended(self._client)
         if went is False:
             return
         self._watcher.stop()
@@ -131,7 +114,7 @@ class _ThreadWatch:
                 return
             if not readable:
                 continue
-            went = _went(self._client)
+            went = has_ended(self._client)
             if went and not self._over.is_set():
                 self._cancel.fire()
             if went is not False:

@@ -8,9 +8,7 @@ that one flight per key leads and the others get its answer.
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -92,12 +90,9 @@ class Flight:
 
     def _wait(self, seen: int, cancel: Cancel) -> None:
         """Wait for more than what was seen, for one pulse at most."""
-        end = time.monotonic() + (self._pulse or math.inf)
-        while seen == len(self._events) and not self._over and not cancel.gone:
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            self._news.wait(None if self._pulse is None else left)
+        self._news.wait_for(
+            lambda: seen < len(self._events) or self._over or cancel.gone, self._pulse
+        )
 
     def interrupt(self) -> None:
         """Have followers look whether their client is still there."""

@@ -28,8 +28,8 @@ log = get_logger("vllm_obtain.generate")
 # Engine processes that one request may see the end of, and leases it may take meanwhile.
 MAX_PROCESSES = 3
 MAX_ATTEMPTS = 6
-# Seconds before the second lease, doubled for each further one, 3 s in all: an engine's end shows
-# on its connections before the supervisor has seen it, and would give a lease on the same process.
+# Seconds before the second lease, doubled for each further one, 3 s in all: a supervisor may have
+# to be started again, and an engine that broke a connection is looked at before it is used again.
 RETRY_PAUSE = 0.1
 # What a request without max_tokens asks for at a time, for each of its choices.
 EXTENSION_TOKENS = 512

@@ -16,7 +16,13 @@ from vllm_obtain.catalogue.convert import Target
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
-from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceRequest, demands
+from vllm_obtain.protocol.requests import (
+    ChatRequest,
+    CompletionRequest,
+    InferenceFields,
+    InferenceRequest,
+    demands,
+)
 from vllm_obtain.settings import Settings
 
 
@@ -104,3 +110,20 @@ class Adapter(ABC):
                 raise UnsupportedParameter(
                     name, f"The engine {self.name} does not support this value; leave it out."
                 )
+
+
+def spelled_out(request: InferenceFields) -> dict[str, Any]:
+    """Begin an engine's body with the sampling values that all engines know by the same names.
+
+    Every one is there, so that no default of an engine's has a say.
+    """
+    sampling = request.sampling
+    return {
+        "stream": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "presence_penalty": request.presence_penalty or 0.0,
+        "frequency_penalty": request.frequency_penalty or 0.0,
+    }

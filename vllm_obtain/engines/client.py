@@ -75,7 +75,8 @@ class Exchange:
                 raise EngineLost("The engine ended while it answered. Try again.") from error
             raise
         except (OSError, httptools.HttpParserError) as error:
-            if self._late:
+            # What times out while it is read is a pulse, and does not come here.
+            if self._late or isinstance(error, TimeoutError):
                 raise _too_late() from None
             raise EngineLost("The engine ended while it answered. Try again.") from error
 
@@ -120,6 +121,8 @@ class Exchange:
         self.interrupt()
 
     def _connect(self) -> None:
+        # With no timeout at all, a thread would block in a connect that the alarm cannot end.
+        self._socket.settimeout(max(BUSY_PAUSE, self._deadline - time.monotonic()))
         while not self._late:
             try:
                 self._socket.connect(self._path)
@@ -144,6 +147,7 @@ class Exchange:
                 yield []
                 continue
             if (status := self._parser.get_status_code()) >= 400:
+                self.settle_in()
                 raise read_error(body + self._rest(), status)
             events: list[Event] = []
             problem: ServiceError | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import detect, llama_cpp_server
-from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.llama_cpp_sizing import size
 from vllm_obtain.hardware import Machine
 from vllm_obtain.protocol.prompts import flatten
@@ -80,22 +80,13 @@ class LlamaCpp(Adapter):
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
-    """Spell out every sampling value, so that no default of the engine's has a say."""
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "stream": True,
+    body = spelled_out(request) | {
         # Always streamed, with progress: only then does a closed connection free the slot, in
         # the prompt too, and a prompt that advances can be told from a hung engine.
         "return_progress": True,
         "stream_options": {"include_usage": True},
         "max_tokens": -1 if max_tokens is None else max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
         "repeat_penalty": request.repetition_penalty or 1.0,
-        "presence_penalty": request.presence_penalty or 0.0,
-        "frequency_penalty": request.frequency_penalty or 0.0,
     }
     if request.draws > 1:
         body["n"] = request.draws

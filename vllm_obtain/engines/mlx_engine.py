@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import detect, mlx_server
-from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.mlx_sizing import size
 from vllm_obtain.engines.openblas import preload
 from vllm_obtain.hardware import Machine, device
@@ -90,19 +90,10 @@ def _fast_blas(machine: Machine) -> dict[str, str]:
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
-    """Spell out every sampling value, so that no default of the engine's has a say."""
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "stream": True,
+    body = spelled_out(request) | {
         "return_progress": True,
         "max_tokens": -1 if max_tokens is None else max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
         "repetition_penalty": request.repetition_penalty or 1.0,
-        "presence_penalty": request.presence_penalty or 0.0,
-        "frequency_penalty": request.frequency_penalty or 0.0,
         "n": request.draws,
     }
     optional = {"seed": request.seed, "stop": request.stop, "logit_bias": request.logit_bias}

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import detect, hf_config, vllm_server
-from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.vllm_sizing import size
 from vllm_obtain.engines.vllm_stages import stage
 from vllm_obtain.hardware import Machine
@@ -91,20 +91,14 @@ class Vllm(Adapter):
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
-    """Spell out every sampling value, so that no default of the engine's has a say."""
     sampling = request.sampling
-    body: dict[str, Any] = {
-        "stream": True,
+    body = spelled_out(request) | {
         # Usage in each chunk: the first one tells the prompt's true length, which corrects what
         # the request reserved, and every one that tokens come also where no text does.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        "temperature": sampling.temperature,
         "top_p": max(sampling.top_p, _LEAST_TOP_P),
         "top_k": sampling.top_k or _EVERY_TOKEN,
-        "min_p": sampling.min_p,
         "repetition_penalty": request.repetition_penalty or 1.0,
-        "presence_penalty": request.presence_penalty or 0.0,
-        "frequency_penalty": request.frequency_penalty or 0.0,
     }
     if max_tokens is not None:
         body["max_tokens"] = max_tokens

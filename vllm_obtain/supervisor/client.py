@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from vllm_obtain import messages
-from vllm_obtain.cooperative import serve_first
+from vllm_obtain.cooperative import has_ended, serve_first
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import runtime
@@ -108,14 +108,7 @@ class Line:
     @property
     def is_open(self) -> bool:
         """Whether the supervisor still holds the other end; it never speaks first."""
-        try:
-            self.socket.setblocking(False)
-            self.socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return has_ended(self.socket) is False
 
     def close(self) -> None:
         """Close; gives back what the connection held."""

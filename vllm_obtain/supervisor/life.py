@@ -40,7 +40,6 @@ class Life:
         name = file_name()
         self.socket = runtime / f"{name}.sock"
         self.stage: str | None = None
-        self.launched: Launch | None = None
         self._files = files
         self._adapter = adapter
         self._process = EngineProcess(
@@ -69,10 +68,10 @@ class Life:
         """
         adapter, limit = self._adapter, settings.load_timeout
         body = adapter.completion_body(_WARM_UP, 1)
-        self.launched = adapter.launch(self._files, settings, describe(), self.socket)
+        launch = adapter.launch(self._files, settings, describe(), self.socket)
         try:
             async with asyncio.timeout(limit):
-                await self._process.start(self.launched)
+                await self._process.start(launch)
                 await until_ready(self._process, self.socket, adapter.completion_path, body)
         except TimeoutError:
             raise NotReady(
@@ -80,7 +79,7 @@ class Life:
                 "smaller model"
             ) from None
         self.stage = None
-        return self.launched
+        return launch
 
     async def wait(self) -> int:
         """Wait for the end; returns the exit status."""

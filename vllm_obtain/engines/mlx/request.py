@@ -54,7 +54,7 @@ class Request:
         sampling: how to draw.
         stop: texts that end it.
         logprobs: how many alternatives each token comes with; None for no log probabilities.
-        tell: takes its events, called by the generation thread.
+        tell: takes its events, called on the loop that serves HTTP.
         choices: how many answers are asked for.
         grammar: what an answer must look like, if anything.
     """
