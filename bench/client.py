@@ -79,16 +79,17 @@ class Outcome:
         return (self.first or self.ended) - self.began
 
 
-def post(body: dict[str, Any], close: bool = True) -> bytes:
-    """Write a chat request.
+def post(body: dict[str, Any], close: bool = True, path: str = CHAT) -> bytes:
+    """Write a request.
 
     Args:
         body: what to send as JSON.
         close: whether the server shall close the connection after its answer.
+        path: the route.
     """
     data = json.dumps(body).encode()
     head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         f"Connection: {'close' if close else 'keep-alive'}\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data

@@ -14,6 +14,7 @@ from bench.client import post
 from bench.service import Service, running
 from tests.catalogue.gguf_files import write_gguf
 from vllm_obtain.protocol.parse import parse_chat
+from vllm_obtain.protocol.task import Task
 
 MODEL = "tiny"
 
@@ -59,4 +60,6 @@ def client_body(tokens: int, how: str = "flood", streamed: bool = True) -> dict[
 def engine_request(tokens: int, how: str = "flood") -> bytes:
     """What the gateway asks the engine for the same, streamed."""
     typed = parse_chat(json.dumps(client_body(tokens, how)).encode())
-    return post(StubAdapter().chat_body(typed, typed.token_limit))
+    task = Task(typed, f"<|im_start|>user\n{how}<|im_end|>\n")
+    adapter = StubAdapter()
+    return post(adapter.body(task, typed.token_limit), path=adapter.path(task))

@@ -70,6 +70,11 @@ def plain(tokens: int) -> bytes:
     return head % len(body) + body
 
 
+def _asked(prompt: str) -> str:
+    """The text of the last message, as ChatML has it."""
+    return prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+
+
 class Connection(asyncio.Protocol):
     """One client."""
 
@@ -121,8 +126,7 @@ class Connection(asyncio.Protocol):
         if not body.get("stream"):
             self._answer(plain(self._tokens))
             return
-        messages = body.get("messages")
-        how, _, period = (messages[-1]["content"] if messages else "").partition(" ")
+        how, _, period = _asked(str(body.get("prompt", ""))).partition(" ")
         self._period = float(period) if how in ("pace", "step") else 0.0
         self._aligned = how == "step"
         self._left = self._tokens

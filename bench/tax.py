@@ -23,7 +23,10 @@ from bench.client import Outcome, Wave, post, wave
 from bench.plan import Level, Plan
 from bench.service import Service, megabytes, running
 from bench.stats import median_interval, milliseconds, percentile
+from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.catalogue.embedded import EMBEDDED
+from vllm_obtain.chat.prepare import prepare_chat
+from vllm_obtain.chat.speaker import speaker
 from vllm_obtain.engines.llama_cpp import LlamaCpp
 from vllm_obtain.protocol.parse import parse_chat
 
@@ -55,7 +58,8 @@ def measure(plan: Plan, models: Path) -> tuple[dict[str, Any], list[checks.Check
             TAP_LOG_VARIABLE: str(log),
         }
         with running(EMBEDDED.name, settings) as service:
-            levels = [_level(service, log, level, plan.stagger) for level in plan.levels]
+            model = Catalogue(models).find(EMBEDDED.name)
+            levels = [_level(service, model, log, level, plan.stagger) for level in plan.levels]
             memory = megabytes(service.worker)
     verdicts = [check for level in levels for check in _verdicts(level)]
     weight = f"{memory['rss']:.0f} MB (its share {memory['pss']:.0f} MB)"
@@ -63,14 +67,16 @@ def measure(plan: Plan, models: Path) -> tuple[dict[str, Any], list[checks.Check
     return {"worker_mb": memory, "levels": levels}, verdicts
 
 
-def _level(service: Service, log: Path, level: Level, stagger: float) -> dict[str, Any]:
+def _level(
+    service: Service, model: Model, log: Path, level: Level, stagger: float
+) -> dict[str, Any]:
     rounds: dict[str, list[Wave]] = {side: [] for side in SIDES}
     waits: dict[str, list[float]] = {side: [] for side in SIDES}
     overheads: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(level.rounds + 1):
         for side in SIDES if number % 2 else reversed(SIDES):
             asked = [next(_numbers) for _ in range(level.streams)]
-            seen = asyncio.run(_wave(service, side, asked, level.tokens, stagger))
+            seen = asyncio.run(_wave(service, model, side, asked, level.tokens, stagger))
             if number == 0:
                 continue
             behind = _behind(log)
@@ -83,9 +89,11 @@ def _level(service: Service, log: Path, level: Level, stagger: float) -> dict[st
     return _figures(level, rounds, waits, overheads)
 
 
-async def _wave(service: Service, side: str, asked: list[int], tokens: int, stagger: float) -> Wave:
+async def _wave(
+    service: Service, model: Model, side: str, asked: list[int], tokens: int, stagger: float
+) -> Wave:
     address = service.engine if side == "bare" else service.gateway
-    requests = [_request(side, number, tokens) for number in asked]
+    requests = [_request(model, side, number, tokens) for number in asked]
     async with asyncio.timeout(WAVE_SECONDS):
         seen = await wave(address, requests, stagger)
     wrong = [*seen.failures, *(_short(outcome, tokens) for outcome in seen.outcomes)]
@@ -94,7 +102,7 @@ async def _wave(service: Service, side: str, asked: list[int], tokens: int, stag
     return seen
 
 
-def _request(side: str, number: int, tokens: int) -> bytes:
+def _request(model: Model, side: str, number: int, tokens: int) -> bytes:
     body = {
         "model": EMBEDDED.name,
         "messages": [{"role": "user", "content": f"{number} Tell me a long story."}],
@@ -107,7 +115,9 @@ def _request(side: str, number: int, tokens: int) -> bytes:
     if side == "through":
         return post(body)
     typed = parse_chat(json.dumps(body).encode())
-    return post(LlamaCpp().chat_body(typed, typed.token_limit))
+    task = prepare_chat(typed, speaker(model)).task
+    adapter = LlamaCpp()
+    return post(adapter.body(task, typed.token_limit), path=adapter.path(task))
 
 
 def _short(outcome: Outcome, tokens: int) -> str:

@@ -130,10 +130,9 @@ class Completion:
         self._server = server
         self._client = client
         self._body = body
-        self._chat = "messages" in body
-        prompt = body["messages"][-1]["content"] if self._chat else str(body["prompt"])
-        self._words = prompt.split() or ["nothing"]
-        self._warm_up = not self._chat and prompt == "Hello" and not server.switches.warm_up_too
+        prompt = str(body["prompt"])
+        self._words = last_message(prompt).split() or ["nothing"]
+        self._warm_up = prompt == "Hello" and not server.switches.warm_up_too
         self._switches = Switches() if self._warm_up else server.switches
         self._sent = 0
         self._begun = False
@@ -205,8 +204,7 @@ class Completion:
         self._client.settimeout(None)
 
     def _choice(self, text: str, reason: str | None, index: int) -> None:
-        piece = {"delta": {"content": text} if text else {}} if self._chat else {"text": text}
-        self._send(choices=[{"index": index, "finish_reason": reason, **piece}])
+        self._send(choices=[{"index": index, "finish_reason": reason, "text": text}])
 
     def _send(self, **chunk: Any) -> None:
         self._chunk(b"data: " + json.dumps(chunk).encode() + b"\n\n")
@@ -222,6 +220,12 @@ class Completion:
     def _note(self, line: str) -> None:
         if not self._warm_up:
             self._server.note(line)
+
+
+def last_message(prompt: str) -> str:
+    """The text of the last message if it is a conversation in ChatML, else all of it."""
+    _, found, rest = prompt.rpartition("<|im_start|>user\n")
+    return rest.partition("<|im_end|>")[0] if found else prompt
 
 
 def read_request(client: socket.socket) -> tuple[str, str, Any]:

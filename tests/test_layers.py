@@ -26,7 +26,7 @@ LAYERS = [
     {"log", "hardware", "protocol"},
     {"catalogue"},
     {"messages"},
-    {"metrics", "engines"},
+    {"metrics", "engines", "chat"},
     {"supervisor"},
     {"api"},
     {"announce"},
@@ -41,7 +41,7 @@ ALONE = {
     "engines/detect_probe.py": {"xllamacpp", "mlx", "mlx_lm", "torch", "torchvision"},
     "engines/llama_cpp_server.py": {"xllamacpp"},
     "engines/mlx_server.py": set(),
-    "engines/vllm_server.py": {"vllm"},
+    "engines/vllm_server.py": {"vllm", "torch"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -57,6 +57,8 @@ EXAMPLE = ROOT / ".env.example"
         ("MAX_CONCURRENT_REQUESTS", "0", "greater than or equal to 1"),
         ("MAX_BODY_MB", "1025", "less than or equal to 1024"),
         ("ENABLE_CACHING", "x", "a valid boolean"),
+        ("STREAM_PULSE_CHUNKS", "x", "a valid boolean"),
+        ("STRICT_PARAMETERS", "x", "a valid boolean"),
         ("CACHE_SIZE", "0", "greater than or equal to 1"),
     ],
 )

@@ -143,6 +143,8 @@ class Settings(BaseModel):
     request_timeout: float = Field(300, gt=0, le=86_400)
     load_timeout: float = Field(600, gt=0, le=86_400)
     stream_pulse: float = Field(10, ge=0, le=3600)
+    stream_pulse_chunks: bool = False
+    strict_parameters: bool = True
     max_concurrent_requests: int = Field(100, ge=1, le=100_000)
     max_body_mb: int = Field(16, ge=1, le=1024)
     enable_caching: bool = True

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tests.fake_engine import FakeAdapter
+from vllm_obtain.protocol.task import Task
 
 
 class Boom(FakeAdapter):
     name = "boom"
 
-    def chat_body(self, *_: object) -> dict[str, Any]:
-        raise RuntimeError("hidden detail")
+    def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
+        if task.is_chat:
+            raise RuntimeError("hidden detail")
+        return super().body(task, max_tokens)

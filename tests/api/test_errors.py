@@ -30,12 +30,24 @@ def said(content: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def shaped(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+
+
+TOOL = tool({"type": "object"})
+CHOSEN = {"type": "function", "function": {"name": "g"}}
+
 CHAT = [
     (b"", "invalid_json", None),
     (b"{", "invalid_json", None),
     (b'{"messages": [{"role": "user", "content": "\xff"}]}', "invalid_json", None),
     (b'{"messages": ' + b"[" * 100_000, "invalid_value", "messages[0]"),
-    (b'{"tools": ' + b"[" * 100_000, "invalid_json", None),
+    (b'{"tools": ' + b"[" * 100_000, "invalid_value", "tools[0]"),
+    (b'{"response_format": ' + b'{"a":' * 100_000, "invalid_json", None),
     (b"[]", "invalid_value", None),
     ({}, "missing_required_parameter", "messages"),
     ({"messages": []}, "invalid_value", "messages"),
@@ -83,13 +95,36 @@ CHAT = [
     (chat(n=0), "invalid_value", "n"),
     (chat(reasoning_effort="huge"), "invalid_value", "reasoning_effort"),
     (chat(n=129), "invalid_value", "n"),
-    (chat(tools=[{"type": "function"}]), "unsupported_parameter", "tools"),
-    (chat(tool_choice="required"), "unsupported_parameter", "tool_choice"),
+    (chat(tools=[{"type": "function"}]), "missing_required_parameter", "tools[0].function"),
+    (chat(tools=[{"type": "custom"}]), "invalid_value", "tools[0].type"),
+    (chat(tools=[TOOL, TOOL]), "invalid_value", "tools"),
+    (chat(tools=[tool({"not": {}})]), "unsupported_schema", "tools"),
+    (chat(tool_choice="required"), "invalid_value", "tool_choice"),
+    (chat(tools=[TOOL], tool_choice=CHOSEN), "invalid_value", "tool_choice"),
     (
-        chat(response_format={"type": "json_object"}),
-        "unsupported_parameter",
+        chat(tools=[TOOL], tool_choice="required", response_format={"type": "json_object"}),
+        "invalid_value",
         "response_format",
     ),
+    (chat(response_format={"type": "xml"}), "invalid_value", "response_format.type"),
+    (chat(response_format=shaped({"uniqueItems": True})), "unsupported_schema", "response_format"),
+    (chat(response_format=shaped({"$ref": "#/no"})), "unsupported_schema", "response_format"),
+    (
+        chat(response_format=shaped({"enum": ["x" * 100] * 6000})),
+        "invalid_value",
+        "response_format",
+    ),
+    (chat(guided_regex="(?=a)"), "unsupported_schema", "guided_regex"),
+    (chat(guided_json="{"), "invalid_value", "guided_json"),
+    (chat(guided_grammar="root ::= nothing"), "invalid_value", "guided_grammar"),
+    (chat(guided_regex="a", guided_choice=["b"]), "invalid_value", "guided_choice"),
+    (chat(structured_outputs={"grammar": "what?"}), "invalid_value", "structured_outputs.grammar"),
+    (chat(chat_template_kwargs={"tools": 1}), "invalid_value", "chat_template_kwargs.tools"),
+    (chat(continue_final_message=True), "invalid_value", "continue_final_message"),
+    (chat(min_tokens=3), "unsupported_parameter", "min_tokens"),
+    (chat(store=True), "unsupported_parameter", "store"),
+    (chat(prediction={"type": "content", "content": "x"}), "unsupported_parameter", "prediction"),
+    (chat(functions=[{"name": "f"}]), "unsupported_parameter", "functions"),
     (chat(reasoning_effort="low"), "unsupported_parameter", "reasoning_effort"),
     (chat(no_such_thing=1), "unsupported_parameter", "no_such_thing"),
     (

@@ -22,7 +22,10 @@ TINY: dict[str, Any] = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": ["<s>", "a", "b"],
     "tokenizer.ggml.scores": [0.0, -1.0, -2.0],
-    "tokenizer.chat_template": "{{ messages }}",
+    "tokenizer.chat_template": (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+        "<|im_end|>\n{% endfor %}"
+    ),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from typing import Any
@@ -46,12 +45,7 @@ def test_a_stop_text_ends_the_answer_before_it(target: Target) -> None:
             assert (answer.text, answer.finish) == (before, "stop")
 
 
-def test_a_stop_text_that_only_begins_takes_nothing(
-    target: Target, request: pytest.FixtureRequest
-) -> None:
-    if target.name == "llama_cpp":
-        why = "it keeps what might begin a stop text, and drops it at max_tokens"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
+def test_a_stop_text_that_only_begins_takes_nothing(target: Target) -> None:
     whole = target.complete(COUNT, max_tokens=3)
     for answer in target.both(COUNT, max_tokens=3, stop=[whole.text[-1] + "never said"]):
         assert (answer.text, answer.finish) == (whole.text, "length")
@@ -68,6 +62,13 @@ def test_a_seed_draws_the_same_alone_and_beside_others(target: Target) -> None:
     beside = [ask(1), ask(1)]
     others.leave()
     assert beside == [alone[0]] * 2
+
+
+def test_a_seed_goes_with_a_long_prompt(target: Target) -> None:
+    # Longer than what an engine reads at a time; vLLM's worker for CPUs died of that.
+    long = "The sea is wide. " * 60
+    first, again = (target.complete(long, seed=3, **DRAWN).text for _ in range(2))
+    assert first == again
 
 
 @pytest.mark.parametrize("only_one", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}], ids=str)
@@ -121,19 +122,6 @@ def test_n_gives_several_choices(target: Target) -> None:
             asked.pop("prompt" if path == CHAT else "", None)
             choices = target.service.json(path, asked)["choices"]
             assert sorted(choice["index"] for choice in choices) == [0, 1]
-
-
-def test_an_answer_keeps_to_a_schema(target: Target) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"ok": {"type": "boolean"}},
-        "required": ["ok"],
-        "additionalProperties": False,
-    }
-    asked = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}}
-    if target.honours(CHAT, response_format=asked):
-        answer = target.chat(response_format=asked, max_tokens=24)
-        assert isinstance(json.loads(answer.text)["ok"], bool) and answer.finish == "stop"
 
 
 class Others:

@@ -11,7 +11,6 @@ from tests.fleet import engine
 from vllm_obtain.engines.registry import BUILT_IN
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
 
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 # A value for every parameter that asks something of the engine.
 SHARED: dict[str, Any] = {
     "max_tokens": 1,
@@ -26,18 +25,15 @@ SHARED: dict[str, Any] = {
     "stop": ["x"],
     "seed": 1,
     "logit_bias": {"5": 1},
+    "min_tokens": 1,
+    "ignore_eos": True,
 }
 IN_CHAT: dict[str, Any] = SHARED | {
     "max_completion_tokens": 1,
     "logprobs": True,
     "top_logprobs": 2,
-    "response_format": {"type": "json_object"},
-    "tools": [TOOL],
-    "tool_choice": "required",
-    "parallel_tool_calls": None,
-    "functions": [TOOL["function"]],
+    "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
-    "reasoning_effort": "low",
     "verbosity": "low",
     "prediction": {"type": "content", "content": "x"},
     "modalities": ["audio"],
@@ -54,7 +50,8 @@ CASES = [(CHAT, ChatRequest, IN_CHAT), (TEXT, CompletionRequest, IN_TEXT)]
 def test_every_parameter_works_or_is_refused_by_name(
     path: str, request_type: type[InferenceFields], values: dict[str, Any], target: Target
 ) -> None:
-    asked = set(request_type.__struct_fields__) - InferenceFields.LABELS - {"messages", "prompt"}
+    ours = InferenceFields.LABELS | InferenceFields.OURS
+    asked = set(request_type.__struct_fields__) - ours
     assert set(values) == asked, "each needs a value to be tried with"
     refused = {n: v for n, v in values.items() if n not in target.adapter.parameters}
     for name, value in refused.items():
@@ -71,4 +68,4 @@ def test_every_parameter_works_or_is_refused_by_name(
 def test_the_tables_name_parameters_that_exist() -> None:
     known = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
     for name in BUILT_IN:
-        assert engine(name).parameters <= known - InferenceFields.LABELS
+        assert engine(name).parameters <= known - InferenceFields.LABELS - InferenceFields.OURS

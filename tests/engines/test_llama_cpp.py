@@ -13,6 +13,7 @@ from vllm_obtain.engines.llama_cpp import LlamaCpp
 from vllm_obtain.engines.llama_cpp_sizing import MAX_SLOTS, size
 from vllm_obtain.hardware import Machine
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 GIB = 2**30
@@ -35,12 +36,12 @@ def chat(**fields: Any) -> dict[str, Any]:
     """The body that llama.cpp gets for a chat request."""
     asked = {"messages": [{"role": "user", "content": "x"}], **fields}
     request = parse_chat(json.dumps(asked).encode())
-    return LlamaCpp().chat_body(request, request.token_limit)
+    return LlamaCpp().body(Task(request, "<s>x", bos="<s>"), request.token_limit)
 
 
 def test_a_chat_body_spells_everything_out() -> None:
     assert chat() == {
-        "messages": [{"role": "user", "content": "x"}],
+        "prompt": "x",
         "stream": True,
         "return_progress": True,
         "stream_options": {"include_usage": True},
@@ -69,18 +70,21 @@ def test_a_chat_body_spells_everything_out() -> None:
         ({"seed": 0xFFFFFF7F}, {"seed": 0xFFFFFF7F}),
         ({"seed": 2**32 + 3}, {"seed": 3}),
         ({"n": 3}, {"n": 3}),
-        ({"stop": "x"}, {"stop": "x"}),
-        ({"stop": ["x", "y"]}, {"stop": ["x", "y"]}),
         ({"logit_bias": {"5": -100}}, {"logit_bias": [[5, -100]]}),
-        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}),
-        ({"presence_penalty": -1}, {"presence_penalty": -1}),
-        ({"logprobs": True}, {"logprobs": True, "top_logprobs": 1}),
-        ({"logprobs": True, "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "repeat_last_n": -1}),
+        ({"presence_penalty": -1}, {"presence_penalty": -1, "repeat_last_n": -1}),
+        ({"logprobs": True}, {"logprobs": 1}),
+        ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
+        ({"ignore_eos": True}, {"ignore_eos": True}),
     ],
 )
 def test_values(given: dict[str, Any], sent: dict[str, Any]) -> None:
     body = chat(**given)
     assert {name: body[name] for name in sent} == sent
+
+
+def test_stop_texts_are_the_gateways() -> None:
+    assert "stop" not in chat(stop=["x"])
 
 
 @pytest.mark.parametrize("given", [{"n": 1}, {"n": 3, "temperature": 0}])
@@ -91,14 +95,15 @@ def test_one_answer_is_asked_for_where_all_would_be_the_same(given: dict[str, An
 @pytest.mark.parametrize(("logprobs", "sent"), [(0, 1), (1, 1), (5, 5)])
 def test_log_probabilities_of_a_completion(logprobs: int, sent: int) -> None:
     request = parse_completion(json.dumps({"prompt": "x", "logprobs": logprobs}).encode())
-    assert LlamaCpp().completion_body(request, 5)["logprobs"] == sent
+    assert LlamaCpp().body(Task(request, "x"), 5)["logprobs"] == sent
 
 
 @pytest.mark.parametrize("prompt", ["text", [1, 2, 3]])
 def test_a_completion_body(prompt: Any) -> None:
     request = parse_completion(json.dumps({"prompt": prompt}).encode())
-    body = LlamaCpp().completion_body(request, 5)
+    body = LlamaCpp().body(Task(request, prompt, grammar="%llguidance {}"), 5)
     assert (body["prompt"], body["max_tokens"]) == (prompt, 5)
+    assert body["grammar"] == "%llguidance {}"
 
 
 def test_the_command_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:

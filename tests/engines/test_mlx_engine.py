@@ -18,6 +18,7 @@ from vllm_obtain.engines.mlx_engine import Mlx
 from vllm_obtain.engines.mlx_sizing import kv_bytes_per_token, size, wide_bytes
 from vllm_obtain.hardware import Machine
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 MACHINE = Machine("Linux", "x86_64", "A CPU", 4, 8, 4, 16 << 30)
@@ -108,17 +109,15 @@ def test_bodies_spell_every_value_out() -> None:
     chat = parse_chat(
         b'{"messages":[{"role":"user","content":"x"}],"logprobs":true,"seed":3,"stop":"a"}'
     )
-    body = Mlx().chat_body(chat, None)
+    body = Mlx().body(Task(chat, "<s>x", grammar="g"), None)
     assert (body["max_tokens"], body["seed"], body["stop"]) == (-1, 3, "a")
-    assert (body["logprobs"], body["top_logprobs"], body["top_k"]) == (True, 0, 40)
-    assert "logit_bias" not in body and "response_format" not in body
-    shaped = (
-        b'{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}'
-    )
-    assert Mlx().chat_body(parse_chat(shaped), 5)["response_format"] == {"type": "json_object"}
+    assert (body["prompt"], body["add_special_tokens"], body["grammar"]) == ("<s>x", False, "g")
+    assert (body["logprobs"], body["top_k"]) == (0, 40)
+    assert "logit_bias" not in body
     text = parse_completion(b'{"prompt":"x","logprobs":2,"logit_bias":{"5":1},"temperature":0}')
-    body = Mlx().completion_body(text, 7)
+    body = Mlx().body(Task(text, "x"), 7)
     assert (body["prompt"], body["max_tokens"], body["logprobs"]) == ("x", 7, 2)
+    assert body["add_special_tokens"] and "grammar" not in body
     assert (body["logit_bias"], body["temperature"], body["top_k"]) == ({"5": 1.0}, 0, 0)
 
 

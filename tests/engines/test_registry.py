@@ -16,6 +16,7 @@ from vllm_obtain.engines.mlx_engine import Mlx
 from vllm_obtain.engines.vllm_engine import Vllm
 from vllm_obtain.errors import EngineFailed, ModelNotFound, UnsupportedParameter
 from vllm_obtain.protocol.parse import parse_chat
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 
@@ -92,10 +93,10 @@ def test_a_model_no_engine_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_an_engine_cannot_honour_is_refused_by_name() -> None:
-    body = b'{"messages": [{"role": "user", "content": "x"}], "tools": [1], "logprobs": true}'
+    body = b'{"messages": [{"role": "user", "content": "x"}], "min_tokens": 1, "logprobs": true}'
     with pytest.raises(UnsupportedParameter) as caught:
-        LlamaCpp().check(parse_chat(body))
-    assert caught.value.param == "tools"
+        LlamaCpp().check(Task(parse_chat(body), "x"))
+    assert caught.value.param == "min_tokens"
     assert "llama_cpp" in caught.value.message
 
 

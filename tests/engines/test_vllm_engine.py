@@ -10,16 +10,18 @@ from tests.catalogue.gguf_files import write_gguf
 from tests.catalogue.safetensors_files import CONFIG, write_folder
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.engines import vllm_server
-from vllm_obtain.engines.vllm_engine import Vllm
+from vllm_obtain.engines.vllm_engine import AS_IT_IS, Vllm
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
+from vllm_obtain.protocol.task import Task
 
 
 def test_every_sampling_value_is_spelled_out() -> None:
     request = parse_completion(b'{"prompt": "a", "temperature": 0.5, "top_p": 0}')
-    body = Vllm().completion_body(request, 7)
+    body = Vllm().body(Task(request, "a"), 7)
     assert body == {
         "prompt": "a",
+        "add_special_tokens": True,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "max_tokens": 7,
@@ -38,8 +40,12 @@ def test_what_a_request_names_is_passed_on() -> None:
         b'{"messages": [{"role": "developer", "content": "a"}], "seed": -3, "stop": ["x"],'
         b' "logit_bias": {"5": -100}, "top_k": 4, "logprobs": true, "repetition_penalty": 1.5}'
     )
-    body = Vllm().chat_body(request, None)
-    assert body["messages"] == [{"role": "system", "content": "a"}]
+    task = Task(request, "written", grammar="g")
+    body = Vllm().body(task, None)
+    assert Vllm().path(task) == "/v1/chat/completions"
+    assert body["messages"] == [{"role": "user", "content": "written"}]
+    assert body["chat_template"] == AS_IT_IS
+    assert body["structured_outputs"] == {"grammar": "g"}
     assert (body["seed"], body["stop"], body["logit_bias"]) == (-3, ["x"], {"5": -100.0})
     assert (body["top_k"], body["repetition_penalty"]) == (4, 1.5)
     assert (body["logprobs"], body["top_logprobs"]) == (True, 0)
@@ -48,20 +54,28 @@ def test_what_a_request_names_is_passed_on() -> None:
 
 def test_choices_are_asked_for_unless_all_would_be_the_same() -> None:
     drawn = parse_completion(b'{"prompt": "a", "n": 3, "temperature": 1}')
-    assert Vllm().completion_body(drawn, 7)["n"] == 3
+    assert Vllm().body(Task(drawn, "a"), 7)["n"] == 3
     # It refuses several greedy ones.
     alike = parse_completion(b'{"prompt": "a", "n": 3, "temperature": 0}')
-    assert "n" not in Vllm().completion_body(alike, 7)
+    assert "n" not in Vllm().body(Task(alike, "a"), 7)
 
 
 def test_a_text_without_limit_does_not_end_after_the_16_tokens_of_vllms_default() -> None:
-    assert Vllm().completion_body(parse_completion(b'{"prompt": "a"}'), None)["max_tokens"] > 10**9
+    task = Task(parse_completion(b'{"prompt": "a"}'), "a")
+    assert Vllm().body(task, None)["max_tokens"] > 10**9
+
+
+def test_a_conversation_brings_its_special_tokens() -> None:
+    task = Task(parse_chat(b'{"messages": [{"role": "user", "content": "a"}]}'), "<s>a")
+    body = Vllm().body(task, 7)
+    assert Vllm().path(task) == "/v1/completions"
+    assert (body["prompt"], body["add_special_tokens"]) == ("<s>a", False)
 
 
 def test_what_it_cannot_do_is_refused_by_name() -> None:
     request = parse_completion(b'{"prompt": "a", "echo": true}')
     with pytest.raises(UnsupportedParameter, match="'echo'"):
-        Vllm().check(request)
+        Vllm().check(Task(request, "a"))
 
 
 def test_gguf_and_mlx_folders_are_refused(tmp_path: Path) -> None:

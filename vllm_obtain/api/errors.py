@@ -1,6 +1,6 @@
-"""The only place that turns an error into an answer: OpenAI's error object, always four keys.
+"""The only place that turns an error into an answer.
 
-Shape: https://platform.openai.com/docs/guides/error-codes
+It has OpenAI's shape unless the route belongs to another API, which sets `g.error_body`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from vllm_obtain.api.services import services
 from vllm_obtain.errors import ClientGone, InternalError, NotFound, ServiceError, TooLarge
 from vllm_obtain.log import get_logger
-from vllm_obtain.protocol.sse import event
+from vllm_obtain.protocol.answers import error_body
 
 log = get_logger("vllm_obtain.api")
 
@@ -32,30 +32,15 @@ def register(app: Flask) -> None:
 def render(error: ServiceError) -> Response:
     """Turn an error into an answer."""
     response = Response(
-        msgspec.json.encode(body(error)), status=error.status, mimetype="application/json"
+        msgspec.json.encode(g.get("error_body", error_body)(error)),
+        status=error.status,
+        mimetype="application/json",
     )
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.retry is not None:
         response.headers["x-should-retry"] = "true" if error.retry else "false"
     return response
-
-
-def error_event(error: ServiceError) -> bytes:
-    """Turn an error into the last event of a stream that has begun."""
-    return event(body(error))
-
-
-def body(error: ServiceError) -> dict[str, dict[str, str | None]]:
-    """Shape the error object."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "param": error.param,
-            "code": error.code,
-        }
-    }
 
 
 def _http(error: HTTPException) -> Response:

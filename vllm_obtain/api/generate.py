@@ -9,18 +9,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 
 from vllm_obtain.api.cancel import Cancel
+from vllm_obtain.api.leniency import Leniency
+from vllm_obtain.api.stops import Stops
 from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.client import EngineLost, Exchange
-from vllm_obtain.errors import ClientGone, ContextLengthExceeded, EngineFailed, RequestTimeout
+from vllm_obtain.errors import (
+    ClientGone,
+    ContextLengthExceeded,
+    EngineFailed,
+    RequestTimeout,
+    UnsupportedParameter,
+)
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Acquire, Extend, Extended, Granted, Settle
 from vllm_obtain.protocol.events import Delta, Event, Progress, Usage, copied
-from vllm_obtain.protocol.prompts import byte_length
-from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
 
 log = get_logger("vllm_obtain.generate")
@@ -46,11 +54,12 @@ class Generation:
         supervisor: who gives leases.
         adapters: finds the adapter of an engine by its name.
         model: what to use.
-        request: what to do.
+        task: what to do.
         cancel: fires when nobody wants the answer any more.
         timeout: seconds for everything: queue, load, prompt and completion.
         pulse: seconds of silence before the first token after which an empty list is yielded;
             None for never.
+        leniency: what becomes of parameters that the engine cannot honour.
     """
 
     def __init__(
@@ -58,20 +67,23 @@ class Generation:
         supervisor: Supervisor,
         adapters: Callable[[str], Adapter],
         model: Model,
-        request: InferenceRequest,
+        task: Task,
         cancel: Cancel,
         timeout: float,
         pulse: float | None = None,
+        leniency: Leniency | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._adapters = adapters
         self._model = model
-        self._request = request
+        self._task = task
+        self._request = request = task.request
         self._cancel = cancel
         self._deadline = time.monotonic() + timeout
         self._tokens_left = 0
         self._reserved = 0  # tokens for the prompt, before its true length is known
         self._pulse = pulse
+        self._leniency = leniency or Leniency(strict=True)
         self._spoke = 0.0  # when something was yielded last, in monotonic seconds
         self._process = 0.0  # when the engine process of the current lease started
         self._draws = request.draws
@@ -94,7 +106,7 @@ class Generation:
                 yield from self._attempt()
                 return
             except ContextLengthExceeded as error:
-                error.param = "messages" if isinstance(self._request, ChatRequest) else "prompt"
+                error.param = "messages" if self._task.is_chat else "prompt"
                 raise
             except (EngineLost, SupervisorLost) as error:
                 if self._cancel.gone:
@@ -115,12 +127,13 @@ class Generation:
         self._tokens_left = granted.tokens
         self._process = granted.loaded_at
         adapter = self._adapters(granted.engine)
-        adapter.check(self._request)
+        self._check(adapter)
         exchange = Exchange(granted.socket, self._deadline, self._pulse)
         with contextlib.closing(exchange), self._cancel.attached(exchange):
-            for events in exchange.events(*self._ask(adapter)):
+            stops = self._stops(adapter)
+            for events in exchange.events(*self._asked(adapter)):
                 waited = not self.tally.started
-                passed = self._pass(line, events)
+                passed = self._pass(line, stops.read(events) if stops else events)
                 if waited and self.tally.started:
                     exchange.settle_in()
                 if passed or self._is_silent():
@@ -128,6 +141,9 @@ class Generation:
                     yield passed if self._copies == 1 else copied(passed, self._copies)
                 if self.tally.finished:
                     return
+                if stops and self.tally.ended:
+                    # The engine would go on behind the stop text: closing the line ends it.
+                    break
             yield self._rest()
 
     def _is_silent(self) -> bool:
@@ -162,7 +178,7 @@ class Generation:
             line.close()
 
     def _acquire(self, line: Line) -> Generator[list[Event], None, Granted]:
-        self._reserved = byte_length(self._request)
+        self._reserved = self._task.length
         left = max(0.0, self._deadline - time.monotonic())
         try:
             line.send(
@@ -193,11 +209,20 @@ class Generation:
             return answer
         raise RequestTimeout("The supervisor did not answer in time.", retry=False)
 
-    def _ask(self, adapter: Adapter) -> tuple[str, object]:
-        request = self._request
-        if isinstance(request, ChatRequest):
-            return adapter.chat_path, adapter.chat_body(request, request.token_limit)
-        return adapter.completion_path, adapter.completion_body(request, request.token_limit)
+    def _stops(self, adapter: Adapter) -> Stops | None:
+        texts = self._request.stop_texts
+        return Stops(texts, self._draws) if texts and not adapter.keeps_stops else None
+
+    def _check(self, adapter: Adapter) -> None:
+        while True:
+            try:
+                return adapter.check(self._task)
+            except UnsupportedParameter as error:
+                self._request = self._leniency.without(self._request, error)
+                self._task = replace(self._task, request=self._request)
+
+    def _asked(self, adapter: Adapter) -> tuple[str, object]:
+        return adapter.path(self._task), adapter.body(self._task, self._request.token_limit)
 
     def _pass(self, line: Line, events: list[Event]) -> list[Event]:
         """Count events, keep to the lease, and leave out what clients need not see."""

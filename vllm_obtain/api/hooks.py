@@ -52,6 +52,8 @@ def _end(response: Response) -> Response:
     response.headers["openai-processing-ms"] = str(int((time.monotonic() - g.began) * 1000))
     if g.get("refused"):
         response.headers["Connection"] = "close"
+    if "leniency" in g and g.leniency.ignored:
+        response.headers["X-Ignored-Parameters"] = ", ".join(g.leniency.ignored)
     cache = g.cache() if "cache" in g else ""
     if cache:
         response.headers["X-Cache"] = cache

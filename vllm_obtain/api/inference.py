@@ -2,65 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import cast
 
 import msgspec
 from flask import Response, g, request
 
 from vllm_obtain.api.cancel import Cancel, watched
-from vllm_obtain.api.errors import error_event
 from vllm_obtain.api.flights import key_of, recall_or_generate
 from vllm_obtain.api.generate import Generation
+from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
+from vllm_obtain.chat.prepare import Prepared, prepare_chat, prepare_completion
+from vllm_obtain.chat.speaker import speaker
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
-from vllm_obtain.protocol.prompts import flatten
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
+from vllm_obtain.protocol.task import Task
 
 log = get_logger("vllm_obtain.generate")
 
 Batches = Iterator[list[Event]]
+Shape = Callable[[str, InferenceRequest], Renderer]
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def chat() -> Response:
     """POST /v1/chat/completions."""
-    asked = parse_chat(request.get_data())
-    flatten(asked.messages)
-    return _answer(asked, ChatRenderer)
+    return answer(parse_chat(request.get_data(), leniency().unknown), ChatRenderer)
 
 
 def completions() -> Response:
     """POST /v1/completions."""
-    return _answer(parse_completion(request.get_data()), TextRenderer)
+    return answer(parse_completion(request.get_data(), leniency().unknown), TextRenderer)
 
 
-def _answer(asked: InferenceRequest, renderer: type[Renderer]) -> Response:
+def leniency() -> Leniency:
+    """What becomes of what the request asks for in vain; one for each request."""
+    if "leniency" not in g:
+        g.leniency = Leniency(services().settings.strict_parameters)
+    return cast(Leniency, g.leniency)
+
+
+def answer(asked: InferenceRequest, renderer: Shape) -> Response:
+    """Answer a request.
+
+    Args:
+        asked: what the client wants, in OpenAI's terms.
+        renderer: makes what shapes the answer, from the model's name and the request.
+
+    Raises:
+        ServiceError: it cannot be answered.
+        ClientGone: nobody waits for the answer any more.
+    """
     made = services()
     _check(asked)
     model = _model(made, asked)
     g.model = model.name
+    prepared = _prepared(asked, model)
     cancel = Cancel()
     with ExitStack() as held:
         held.enter_context(watched(request.environ, cancel))
-        batches = held.enter_context(_closing(_batches(made, asked, model, cancel, held)))
+        batches = held.enter_context(_closing(_batches(made, prepared.task, model, cancel, held)))
         # Whatever refuses the request does so before the engine begins; from then on there is time
         # to send the head of a stream, which would otherwise delay its first token.
         first = next(batches, [])
-        name = asked.model or model.name
-        render = renderer(name, asked.wants_usage, asked.alternatives, asked.choices)
-        body = _chain(first, batches)
+        render = renderer(asked.model or model.name, asked)
+        if made.settings.stream_pulse_chunks:
+            render.wait_in_chunks()
+        body = prepared.read(_chain(first, batches))
         if not asked.wants_stream:
             return _json(render.plain(body))
         # From here on the stream holds everything, until the server closes it.
         return _stream(render, body, held.pop_all())
+
+
+def _prepared(asked: InferenceRequest, model: Model) -> Prepared:
+    while True:
+        try:
+            if isinstance(asked, ChatRequest):
+                return prepare_chat(asked, speaker(model))
+            return prepare_completion(asked)
+        except UnsupportedParameter as error:
+            asked = leniency().without(asked, error)
 
 
 def _check(asked: InferenceRequest) -> None:
@@ -91,18 +122,18 @@ def _model(made: Services, asked: InferenceRequest) -> Model:
     return model
 
 
-def _batches(
-    made: Services, asked: InferenceRequest, model: Model, cancel: Cancel, held: ExitStack
-) -> Batches:
+def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:
+    lenient = leniency()
+
     def generation(who: Cancel) -> Generation:
         timeout, pulse = made.settings.request_timeout, made.settings.pulse
-        return Generation(made.supervisor, made.adapter, model, asked, who, timeout, pulse)
+        return Generation(made.supervisor, made.adapter, model, task, who, timeout, pulse, lenient)
 
-    if not _is_cacheable(made, asked):
+    if not _is_cacheable(made, task.request):
         made_now = generation(cancel)
         g.tally = made_now.tally
         return iter(made_now)
-    key = key_of(asked, model, request.headers.get("Authorization", ""))
+    key = key_of(task.request, model, request.headers.get("Authorization", ""))
     fill = recall_or_generate(made.supervisor, key, model, generation)
     flight, known = made.flights.join(key, fill)
     held.callback(made.flights.leave, key, flight)
@@ -113,6 +144,8 @@ def _batches(
 def _is_cacheable(made: Services, asked: InferenceRequest) -> bool:
     return (
         made.settings.enable_caching
+        # A kept answer does not tell what was ignored for it.
+        and made.settings.strict_parameters
         and asked.is_deterministic
         and "no-store" not in request.headers.get("Cache-Control", "").lower()
     )
@@ -128,11 +161,11 @@ def _stream(render: Renderer, batches: Batches, held: ExitStack) -> Response:
             yield from render.stream(batches)
         except ServiceError as error:
             log.warning("stream broken off", reason=error.message)
-            yield error_event(error)
+            yield render.failed(error)
         except ClientGone:
             return
 
-    response = Response(out(), mimetype="text/event-stream", headers=STREAM_HEADERS)
+    response = Response(out(), mimetype=render.content_type, headers=STREAM_HEADERS)
     response.call_on_close(held.close)
     return response
 

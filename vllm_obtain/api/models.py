@@ -9,6 +9,7 @@ from flask import Response, jsonify, request
 
 from vllm_obtain.api.services import services
 from vllm_obtain.catalogue import Model
+from vllm_obtain.chat.speaker import capabilities
 from vllm_obtain.engines.choice import why_not
 from vllm_obtain.messages import Done, Load, Unload
 from vllm_obtain.protocol.parse import decode
@@ -87,6 +88,7 @@ def describe(model: Model, settings: Settings) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "architecture": model.architecture,
         "context_length": model.context_length,
+        "capabilities": capabilities(model),
         "loadable": problem is None,
         "reason": problem,
     }

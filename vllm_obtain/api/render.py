@@ -1,4 +1,7 @@
-"""From events to OpenAI's answers: whole, or chunk by chunk. Ids, times and shapes are ours."""
+"""From events to OpenAI's answers: whole, or chunk by chunk. Ids, times and shapes are ours.
+
+Other APIs have renderers of their own (see `Renderer`), from the same events.
+"""
 
 from __future__ import annotations
 
@@ -10,53 +13,88 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from vllm_obtain.errors import ServiceError
 from vllm_obtain.protocol.answers import (
+    CallBody,
+    CallDelta,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
     ChatDelta,
     ChatMessage,
     ChunkChoice,
+    FunctionBody,
     TextChoice,
     TextCompletion,
     UsageBody,
+    error_body,
 )
-from vllm_obtain.protocol.events import Delta, Event, Finish, Usage
+from vllm_obtain.protocol.events import Call, Delta, Event, Finish, Thought, Usage
+from vllm_obtain.protocol.requests import InferenceRequest
+from vllm_obtain.protocol.said import Said, gather
 from vllm_obtain.protocol.sse import DONE, WAITING, event
 
-# A choice of a plain answer: its number, its text, its log probabilities, why it ended.
-Whole = tuple[int, str, Any, str]
+Batches = Iterable[list[Event]]
 
 
 class Renderer(ABC):
-    """Shapes the events of one request.
+    """Shapes the events of one request as some API does.
 
     Args:
         model: the name the client gets to see.
-        with_usage: whether a stream ends with a usage chunk.
-        alternatives: how many `top_logprobs` each token has.
-        choices: how many answers there are.
+        request: what is answered.
     """
+
+    content_type = "text/event-stream"
+
+    def __init__(self, model: str, request: InferenceRequest) -> None:
+        self.created = int(time.time())
+        self.model = model
+        self.choices = request.choices
+
+    @abstractmethod
+    def plain(self, batches: Batches) -> Struct:
+        """Join all events into one answer."""
+
+    @abstractmethod
+    def stream(self, batches: Batches) -> Iterator[bytes]:
+        """Encode events as they come; what came together goes out together.
+
+        The first list of events sends the head, whatever is in it; an empty one later on keeps
+        the connection alive.
+        """
+
+    def wait_in_chunks(self) -> None:  # noqa: B027 - formats without comments do so anyway
+        """Keep a stream alive by chunks that say nothing, for clients that trip over comments."""
+
+    @abstractmethod
+    def failed(self, error: ServiceError) -> bytes:
+        """Encode an error that breaks a stream off."""
+
+
+class OpenAIRenderer(Renderer):
+    """What OpenAI's two completion formats have in common."""
 
     prefix: str
 
-    def __init__(
-        self, model: str, with_usage: bool, alternatives: int = 0, choices: int = 1
-    ) -> None:
+    def __init__(self, model: str, request: InferenceRequest) -> None:
+        super().__init__(model, request)
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
-        self.created = int(time.time())
-        self.model = model
-        self._with_usage = with_usage
-        self._alternatives = alternatives
-        self._choices = choices
-        self._offsets = [0] * choices
+        self._with_usage = request.wants_usage
+        self._alternatives = request.alternatives
+        self._offsets = [0] * self.choices
+        self._waiting = WAITING
+
+    def wait_in_chunks(self) -> None:
+        """Keep a stream alive by empty pieces of text."""
+        self._waiting = event(self.chunk(Delta("")))
 
     @abstractmethod
-    def whole(self, choices: list[Whole], usage: Usage) -> Struct:
+    def whole(self, said: list[Said], usage: Usage) -> Struct:
         """Shape a plain answer."""
 
     @abstractmethod
-    def chunk(self, part: Delta | Finish | None, index: int = 0) -> Struct:
+    def chunk(self, part: Delta | Thought | Call | Finish | None, index: int = 0) -> Struct:
         """Shape one chunk; None is the opening one, of the choice `index`."""
 
     @abstractmethod
@@ -71,38 +109,29 @@ class Renderer(ABC):
         """What goes out before the first text; nothing unless the format has it."""
         return b""
 
-    def plain(self, batches: Iterable[list[Event]]) -> Struct:
+    def plain(self, batches: Batches) -> Struct:
         """Join all events into one answer."""
-        texts: list[list[str]] = [[] for _ in range(self._choices)]
-        logprobs: list[list[Any]] = [[] for _ in texts]
-        reasons, usage = ["stop" for _ in texts], Usage(0, 0)
-        for events in batches:
-            for part in events:
-                if isinstance(part, Delta):
-                    texts[part.index].append(part.text)
-                    logprobs[part.index] += self.entries(part.logprobs)
-                elif isinstance(part, Finish):
-                    reasons[part.index] = part.reason
-                elif isinstance(part, Usage):
-                    usage = part
-        joined = [self.logprobs(known, i) if known else None for i, known in enumerate(logprobs)]
-        whole = zip(range(self._choices), map("".join, texts), joined, reasons, strict=True)
-        return self.whole(list(whole), usage)
+        return self.whole(*gather(batches, self.choices))
 
-    def stream(self, batches: Iterable[list[Event]]) -> Iterator[bytes]:
-        """Encode events as they come; what came together goes out together.
-
-        The first list of events sends the head, whatever is in it; an empty one later on keeps
-        the connection alive.
-        """
+    def stream(self, batches: Batches) -> Iterator[bytes]:
+        """Encode events as they come, and the end."""
         opening: bytes | None = self.opening()
         for events in batches:
             if events or opening is not None:
                 yield b"".join([opening or b"", *(self._encoded(part) for part in events)])
                 opening = None
             else:
-                yield WAITING
+                yield self._waiting
         yield DONE
+
+    def failed(self, error: ServiceError) -> bytes:
+        """Encode an error as the last event."""
+        return event(error_body(error))
+
+    def all_logprobs(self, said: Said) -> dict[str, Any] | None:
+        """Shape the log probabilities of a whole choice, if it has any."""
+        entries = [entry for part in said.logprobs for entry in self.entries(part)]
+        return self.logprobs(entries, said.index) if entries else None
 
     def logprobs_of(self, part: Delta) -> dict[str, Any] | None:
         """Shape the log probabilities that come with a piece of text, if any do."""
@@ -128,14 +157,14 @@ class Renderer(ABC):
         return None if self._with_usage else UNSET
 
     def _encoded(self, part: Event) -> bytes:
-        if isinstance(part, Delta | Finish):
+        if isinstance(part, Delta | Thought | Call | Finish):
             return event(self.chunk(part))
         if isinstance(part, Usage) and self._with_usage:
             return event(self.usage_chunk(part))
         return b""
 
 
-class ChatRenderer(Renderer):
+class ChatRenderer(OpenAIRenderer):
     """The chat completions format."""
 
     prefix = "chatcmpl"
@@ -146,22 +175,26 @@ class ChatRenderer(Renderer):
 
     def opening(self) -> bytes:
         """Send the role first, on its own, for each choice."""
-        return b"".join(event(self.chunk(None, index)) for index in range(self._choices))
+        return b"".join(event(self.chunk(None, index)) for index in range(self.choices))
 
-    def whole(self, choices: list[Whole], usage: Usage) -> Struct:
+    def whole(self, said: list[Said], usage: Usage) -> Struct:
         """Shape a plain answer."""
         shaped = [
-            ChatChoice(index, ChatMessage("assistant", text), logprobs, reason)
-            for index, text, logprobs, reason in choices
+            ChatChoice(one.index, _message(one), self.all_logprobs(one), one.reason) for one in said
         ]
         return ChatCompletion(self.id, self.created, self.model, shaped, UsageBody.of(usage))
 
-    def chunk(self, part: Delta | Finish | None, index: int = 0) -> Struct:
+    def chunk(self, part: Delta | Thought | Call | Finish | None, index: int = 0) -> Struct:
         """Shape one chunk."""
-        if part is None:
-            choice = ChunkChoice(index, ChatDelta("assistant", ""))
-        elif isinstance(part, Delta):
+        if isinstance(part, Delta):
             choice = ChunkChoice(part.index, ChatDelta(content=part.text), self.logprobs_of(part))
+        elif part is None:
+            choice = ChunkChoice(index, ChatDelta("assistant", ""))
+        elif isinstance(part, Thought):
+            thought = ChatDelta(reasoning=part.text, reasoning_content=part.text)
+            choice = ChunkChoice(part.index, thought)
+        elif isinstance(part, Call):
+            choice = ChunkChoice(part.index, ChatDelta(tool_calls=[_call_delta(part)]))
         else:
             choice = ChunkChoice(part.index, ChatDelta(), finish_reason=part.reason)
         return ChatChunk(self.id, self.created, self.model, [choice], self.unset_usage())
@@ -171,7 +204,7 @@ class ChatRenderer(Renderer):
         return ChatChunk(self.id, self.created, self.model, [], UsageBody.of(usage))
 
 
-class TextRenderer(Renderer):
+class TextRenderer(OpenAIRenderer):
     """The text completions format."""
 
     prefix = "cmpl"
@@ -192,18 +225,21 @@ class TextRenderer(Renderer):
             "text_offset": offsets,
         }
 
-    def whole(self, choices: list[Whole], usage: Usage) -> Struct:
+    def whole(self, said: list[Said], usage: Usage) -> Struct:
         """Shape a plain answer."""
-        shaped = [TextChoice(*choice) for choice in choices]
+        shaped = [
+            TextChoice(one.index, one.text, self.all_logprobs(one), one.reason) for one in said
+        ]
         return TextCompletion(self.id, self.created, self.model, shaped, UsageBody.of(usage))
 
-    def chunk(self, part: Delta | Finish | None, index: int = 0) -> Struct:
-        """Shape one chunk."""
+    def chunk(self, part: Delta | Thought | Call | Finish | None, index: int = 0) -> Struct:
+        """Shape one chunk; a text completion never has thoughts or calls."""
         if part is None:
             choice = TextChoice(index, "")
         elif isinstance(part, Delta):
             choice = TextChoice(part.index, part.text, self.logprobs_of(part))
         else:
+            assert isinstance(part, Finish)  # noqa: S101 - readers make the others of chats only
             choice = TextChoice(part.index, "", finish_reason=part.reason)
         return TextCompletion(self.id, self.created, self.model, [choice], self.unset_usage())
 
@@ -214,3 +250,22 @@ class TextRenderer(Renderer):
 
 def _token(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: entry.get(name) for name in ("token", "logprob", "bytes")}
+
+
+def _message(said: Said) -> ChatMessage:
+    """Shape a message; with calls and no text its content is null."""
+    message = ChatMessage("assistant", said.text if said.text or not said.calls else None)
+    if said.calls:
+        message.tool_calls = [
+            CallBody(call.id, FunctionBody(call.arguments, call.name)) for call in said.calls
+        ]
+    if said.thought:
+        message.reasoning = message.reasoning_content = said.thought
+    return message
+
+
+def _call_delta(part: Call) -> CallDelta:
+    if part.name is None:
+        return CallDelta(part.number, FunctionBody(part.arguments))
+    function = FunctionBody(part.arguments, part.name)
+    return CallDelta(part.number, function, part.id or UNSET, "function")

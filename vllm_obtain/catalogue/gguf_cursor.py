@@ -118,13 +118,14 @@ class Cursor:
         if type_id in SCALARS:
             self.skip(count * SCALARS[type_id].size)
         elif type_id == STRING:
-            self._skip_strings(count)
+            self.skip_strings(count)
         elif type_id == ARRAY:
             raise GGUFError("has an array inside an array")
         else:
             raise GGUFError(f"has an array of the unknown type {type_id}")
 
-    def _skip_strings(self, count: int) -> None:
+    def skip_strings(self, count: int) -> None:
+        """Move over so many strings."""
         self._require(self.at + 8 * count)
         if count > self._strings_left:
             raise GGUFError(f"has more than {MAX_STRINGS} strings in its arrays")

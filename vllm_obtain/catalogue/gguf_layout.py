@@ -89,6 +89,18 @@ class Layout:
         self._cursor.u32()
         return self._cursor.u64()
 
+    def text_at(self, key: str, index: int) -> str | None:
+        """The string at a place of the array under this key, or None if it ends before."""
+        length = self.length(key)
+        if length is None or not 0 <= index < length:
+            return None
+        self._go_to(key)
+        if self._cursor.u32() != STRING:
+            raise GGUFError(f"has a {key} that holds no strings")
+        self._cursor.u64()
+        self._cursor.skip_strings(index)
+        return self._cursor.text()
+
     def number(self, key: str) -> int | None:
         """The number under this key, or None."""
         value = self.numbers(key)

@@ -16,13 +16,8 @@ from vllm_obtain.catalogue.convert import Target
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
-from vllm_obtain.protocol.requests import (
-    ChatRequest,
-    CompletionRequest,
-    InferenceFields,
-    InferenceRequest,
-    demands,
-)
+from vllm_obtain.protocol.requests import InferenceFields, demands
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 
@@ -51,10 +46,10 @@ class Adapter(ABC):
     name: ClassVar[str]
     # Request parameters that this engine honours; any other one is a 400 that names it.
     parameters: ClassVar[frozenset[str]]
+    # Whether it ends answers at stop texts as it should; if not, the gateway does.
+    keeps_stops: ClassVar[bool] = True
     # What a GGUF file can be made into for this engine, when it loads none itself.
     conversion: ClassVar[Target | None] = None
-    chat_path: ClassVar[str] = "/v1/chat/completions"
-    completion_path: ClassVar[str] = "/v1/completions"
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load({})
@@ -79,17 +74,17 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
-        """Translate a chat request into the body this engine understands.
+    def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
+        """Translate a task into the body this engine understands, to be sent to `path`.
 
         Args:
-            request: checked by `check`.
+            task: checked by `check`.
             max_tokens: the most tokens to generate, or None for as many as the context holds.
         """
 
-    @abstractmethod
-    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
-        """Translate a text completion request; arguments as in `chat_body`."""
+    def path(self, task: Task) -> str:  # noqa: ARG002 - engines may have several
+        """The route that takes a task's body."""
+        return "/v1/completions"
 
     def stage(self, line: str) -> str | None:  # noqa: ARG002 - most engines start too fast to tell
         """Read from a line of the engine's output which part of its start has begun.
@@ -99,13 +94,13 @@ class Adapter(ABC):
         """
         return None
 
-    def check(self, request: InferenceRequest) -> None:
+    def check(self, task: Task) -> None:
         """Refuse what this engine cannot honour.
 
         Raises:
             UnsupportedParameter: the first such parameter.
         """
-        for name in demands(request):
+        for name in demands(task.request):
             if name not in self.parameters:
                 raise UnsupportedParameter(
                     name, f"The engine {self.name} does not support this value; leave it out."

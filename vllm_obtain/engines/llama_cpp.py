@@ -12,8 +12,8 @@ from vllm_obtain.engines import detect, llama_cpp_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.llama_cpp_sizing import size
 from vllm_obtain.hardware import Machine
-from vllm_obtain.protocol.prompts import flatten
-from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
+from vllm_obtain.protocol.requests import InferenceFields
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 # The engine draws a seed of its own when it reads this one. The choices of a request get its seed
@@ -25,23 +25,17 @@ _MOST_CHOICES = 128
 # takes the cores that the gateway and other engines need; not spinning at all costs a fifth.
 _THREADS = {"GOMP_SPINCOUNT": "1000"}
 
-_COMMON = frozenset(
-    "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty "
-    "frequency_penalty n stop seed logit_bias".split()
-)
-
 
 class LlamaCpp(Adapter):
     """GGUF models on CPU, Metal, or whatever the installed xllamacpp was built for."""
 
     name = "llama_cpp"
-    parameters = _COMMON | {
-        "messages",
-        "prompt",
-        "max_completion_tokens",
-        "logprobs",
-        "top_logprobs",
-    }
+    keeps_stops = False
+    parameters = frozenset(
+        "max_tokens max_completion_tokens temperature top_p top_k min_p repetition_penalty "
+        "presence_penalty frequency_penalty n stop seed logit_bias logprobs top_logprobs "
+        "ignore_eos".split()
+    )
 
     def missing(self) -> str | None:
         """Ask what is known of xllamacpp here."""
@@ -60,22 +54,17 @@ class LlamaCpp(Adapter):
         command = [sys.executable, "-u", "-P", llama_cpp_server.__file__, json.dumps(config)]
         return Launch(command, plan.limits, _THREADS)
 
-    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
-        """Translate for llama-server's /v1/chat/completions."""
-        body = _sampling(request, max_tokens)
-        body["messages"] = flatten(request.messages)
-        if request.logprobs:
-            body["logprobs"] = True
-            # It takes 0 for "no log probabilities at all"; the one too many is left out later.
-            body["top_logprobs"] = request.top_logprobs or 1
-        return body
-
-    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+    def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
         """Translate for llama-server's /v1/completions."""
-        body = _sampling(request, max_tokens)
-        body["prompt"] = request.prompt
-        if request.logprobs is not None:
-            body["logprobs"] = request.logprobs or 1
+        body = _sampling(task.request, max_tokens)
+        # It puts the first token there by itself.
+        prompt = task.prompt
+        body["prompt"] = prompt.removeprefix(task.bos) if isinstance(prompt, str) else prompt
+        if (alternatives := task.request.wanted_logprobs) is not None:
+            # It takes 0 for "no log probabilities at all"; the one too many is left out later.
+            body["logprobs"] = alternatives or 1
+        if task.grammar is not None:
+            body["grammar"] = task.grammar
         return body
 
 
@@ -88,14 +77,17 @@ def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any
         "max_tokens": -1 if max_tokens is None else max_tokens,
         "repeat_penalty": request.repetition_penalty or 1.0,
     }
+    if request.repetition_penalty or request.presence_penalty or request.frequency_penalty:
+        # Its default looks at the last 64 tokens; others at all of them.
+        body["repeat_last_n"] = -1
     if request.draws > 1:
         body["n"] = request.draws
+    if request.ignore_eos:
+        body["ignore_eos"] = True
     if request.seed is not None:
         seed = request.seed & 0xFFFFFFFF
         near = seed > _RANDOM_SEED - _MOST_CHOICES
         body["seed"] = seed - _MOST_CHOICES if near else seed
-    if request.stop is not None:
-        body["stop"] = request.stop
     if request.logit_bias:
         body["logit_bias"] = [[int(token), bias] for token, bias in request.logit_bias.items()]
     return body

@@ -14,8 +14,8 @@ from vllm_obtain.engines.mlx_sizing import size
 from vllm_obtain.engines.openblas import preload
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.log import get_logger
-from vllm_obtain.protocol.prompts import flatten
-from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
+from vllm_obtain.protocol.requests import InferenceFields
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 log = get_logger("vllm_obtain.models")
@@ -29,9 +29,8 @@ class Mlx(Adapter):
     name = "mlx"
     conversion = "mlx"
     parameters = frozenset(
-        "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
-        "repetition_penalty presence_penalty frequency_penalty n stop seed logit_bias logprobs "
-        "top_logprobs response_format".split()
+        "max_tokens max_completion_tokens temperature top_p top_k min_p repetition_penalty "
+        "presence_penalty frequency_penalty n stop seed logit_bias logprobs top_logprobs".split()
     )
 
     def missing(self) -> str | None:
@@ -56,23 +55,15 @@ class Mlx(Adapter):
         command = [sys.executable, "-u", "-P", mlx_server.__file__, json.dumps(config)]
         return Launch(command, plan.limits, env)
 
-    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
-        """Translate for our server's /v1/chat/completions."""
-        body = _sampling(request, max_tokens)
-        body["messages"] = flatten(request.messages)
-        if request.logprobs:
-            body["logprobs"] = True
-            body["top_logprobs"] = request.top_logprobs or 0
-        if request.response_format is not None:
-            body["response_format"] = request.response_format
-        return body
-
-    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+    def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
         """Translate for our server's /v1/completions."""
-        body = _sampling(request, max_tokens)
-        body["prompt"] = request.prompt
-        if request.logprobs is not None:
-            body["logprobs"] = request.logprobs
+        body = _sampling(task.request, max_tokens)
+        body["prompt"] = task.prompt
+        body["add_special_tokens"] = not task.is_chat
+        if (alternatives := task.request.wanted_logprobs) is not None:
+            body["logprobs"] = alternatives
+        if task.grammar is not None:
+            body["grammar"] = task.grammar
         return body
 
 

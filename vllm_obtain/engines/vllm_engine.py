@@ -12,13 +12,15 @@ from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.vllm_sizing import size
 from vllm_obtain.engines.vllm_stages import stage
 from vllm_obtain.hardware import Machine
-from vllm_obtain.protocol.prompts import flatten
-from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
+from vllm_obtain.protocol.requests import InferenceFields
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 
 # Text completions take no "as many as there is room for": 16 is what they make of null. Our
 # server process cuts this to the context.
 _NO_LIMIT = 2**31 - 1
+# A template for a conversation that is written already.
+AS_IT_IS = "{{ messages[0]['content'] }}"
 # It takes no 0, where we and others mean "the likeliest token only".
 _LEAST_TOP_P = 1e-9
 # Its word for "no limit"; 0 means the same, but not in every version.
@@ -31,7 +33,7 @@ class Vllm(Adapter):
     name = "vllm"
     conversion = "hf"
     parameters = frozenset(
-        "messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p "
+        "max_tokens max_completion_tokens min_tokens ignore_eos temperature top_p top_k min_p "
         "repetition_penalty presence_penalty frequency_penalty n stop seed logit_bias logprobs "
         "top_logprobs".split()
     )
@@ -71,23 +73,31 @@ class Vllm(Adapter):
         """Read from a line of vLLM's output how far its start has come."""
         return stage(line)
 
-    def chat_body(self, request: ChatRequest, max_tokens: int | None) -> dict[str, Any]:
-        """Translate for vLLM's /v1/chat/completions."""
+    def path(self, task: Task) -> str:
+        """Chats with log probabilities go where a token's bytes are told, not only its text."""
+        return "/v1/chat/completions" if _as_chat(task) else "/v1/completions"
+
+    def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
+        """Translate for vLLM's API."""
+        request = task.request
         body = _sampling(request, max_tokens)
-        body["messages"] = flatten(request.messages)
-        if request.logprobs:
-            body["logprobs"] = True
-            body["top_logprobs"] = request.top_logprobs or 0
+        alternatives = request.wanted_logprobs
+        if _as_chat(task):
+            body["messages"] = [{"role": "user", "content": task.prompt}]
+            body |= {"chat_template": AS_IT_IS, "logprobs": True, "top_logprobs": alternatives}
+        else:
+            body["prompt"] = task.prompt
+            body["add_special_tokens"] = not task.is_chat
+            body.setdefault("max_tokens", _NO_LIMIT)
+            if alternatives is not None:
+                body["logprobs"] = alternatives
+        if task.grammar is not None:
+            body["structured_outputs"] = {"grammar": task.grammar}
         return body
 
-    def completion_body(self, request: CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
-        """Translate for vLLM's /v1/completions."""
-        body = _sampling(request, max_tokens)
-        body["prompt"] = request.prompt
-        body.setdefault("max_tokens", _NO_LIMIT)
-        if request.logprobs is not None:
-            body["logprobs"] = request.logprobs
-        return body
+
+def _as_chat(task: Task) -> bool:
+    return task.is_chat and task.request.wanted_logprobs is not None
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:
@@ -104,6 +114,10 @@ def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any
         body["max_tokens"] = max_tokens
     if request.draws > 1:
         body["n"] = request.draws
+    if request.min_tokens:
+        body["min_tokens"] = request.min_tokens
+    if request.ignore_eos:
+        body["ignore_eos"] = True
     if request.seed is not None:
         body["seed"] = request.seed
     if request.stop is not None:

@@ -69,8 +69,11 @@ def prepare() -> None:
     os.environ.update(_QUIET)
     os.environ[_PARENT] = str(os.getpid())
     importlib.metadata.version = version
-    if multiprocessing.current_process().name.startswith("ApiServer"):
+    name = multiprocessing.current_process().name
+    if name.startswith("ApiServer"):
         end_with_the_context()
+    elif name != "MainProcess" and version("vllm").endswith("+cpu"):
+        rewind_generators()
 
 
 def end_with_the_parent(parent: str | None) -> None:
@@ -126,6 +129,25 @@ def end_with_the_context() -> None:
 
     TokenizeParams.__post_init__ = clamp
     TokenizeParams.max_input_tokens = property(longest_prompt)
+
+
+def rewind_generators() -> None:
+    """Give generators of random numbers on a CPU what vLLM expects of a GPU's.
+
+    vLLM draws after each piece of a prompt too, and takes that back by the generator's offset. Only
+    those of GPUs have one: a seed with a prompt of two pieces ended the worker. None of the draws
+    counts before the prompt is read, so the way back is the beginning.
+    """
+    import torch
+
+    class Generator(torch.Generator):  # type: ignore[misc] # torch is not installed here
+        def get_offset(self) -> int:
+            return 0
+
+        def set_offset(self, offset: int) -> None:  # noqa: ARG002 - only ever the way back
+            self.manual_seed(self.initial_seed())
+
+    torch.Generator = Generator
 
 
 def sweep(folder: Path) -> None:

@@ -75,6 +75,10 @@ def _common(slots: int, context: int) -> list[str]:
         "--disable-uvicorn-access-log",
         # Every sampling value is spelled out by us: the model's file has no say.
         *("--generation-config", "vllm"),
+        # The one backend that speaks our grammars' language (see `chat/grammar.py`).
+        *("--structured-outputs-config", '{"backend": "guidance"}'),
+        # For conversations that are written already (see `vllm_engine.AS_IT_IS`).
+        "--trust-request-chat-template",
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from vllm_obtain.errors import ServiceError
 from vllm_obtain.protocol.events import Usage
 
 
@@ -41,16 +42,43 @@ class UsageBody(Struct):
             completion_tokens=usage.completion_tokens,
             total_tokens=usage.prompt_tokens + usage.completion_tokens,
             prompt_tokens_details=PromptDetails(usage.cached_tokens),
-            completion_tokens_details=CompletionDetails(),
+            completion_tokens_details=CompletionDetails(usage.reasoning_tokens),
         )
+
+
+class FunctionBody(Struct):
+    """The function of a call; in a stream the name comes once and the arguments in pieces."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallBody(Struct, rename={"kind": "type"}):
+    """A tool call."""
+
+    id: str
+    function: FunctionBody
+    kind: str = "function"
+
+
+class CallDelta(Struct, rename={"kind": "type"}):
+    """A piece of a tool call in a stream; the first one names it."""
+
+    index: int
+    function: FunctionBody
+    id: str | UnsetType = UNSET
+    kind: str | UnsetType = UNSET
 
 
 class ChatMessage(Struct):
     """The assistant's message."""
 
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[CallBody] | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
@@ -79,6 +107,9 @@ class ChatDelta(Struct):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChunkChoice(Struct):
@@ -121,3 +152,18 @@ class TextCompletion(Struct):
     usage: UsageBody | UnsetType | None = UNSET
     object: str = "text_completion"
     system_fingerprint: str | None = None
+
+
+def error_body(error: ServiceError) -> dict[str, dict[str, str | None]]:
+    """Shape OpenAI's error object: always four keys.
+
+    Source: https://platform.openai.com/docs/guides/error-codes
+    """
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }

@@ -36,22 +36,53 @@ class Delta(Struct, tag=True, frozen=True):
     index: int = 0
 
 
+class Thought(Struct, tag=True, frozen=True):
+    """New text of the model's reasoning, which is not part of its answer.
+
+    Args:
+        text: never cut within a character.
+        index: which of the request's choices it belongs to.
+    """
+
+    text: str
+    index: int = 0
+
+
+class Call(Struct, tag=True, frozen=True):
+    """A piece of a tool call.
+
+    Args:
+        number: which of the choice's calls it belongs to, from 0.
+        arguments: more of the text of its arguments; those of all pieces together are JSON.
+        id: of the call; only its first piece has it, and the next one.
+        name: of the function that is called.
+        index: which of the request's choices it belongs to.
+    """
+
+    number: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+    index: int = 0
+
+
 class Finish(Struct, tag=True, frozen=True):
-    """The end of a choice: `stop` or `length`."""
+    """The end of a choice: `stop`, `length` or `tool_calls`."""
 
     reason: str
     index: int = 0
 
 
 class Usage(Struct, tag=True, frozen=True):
-    """What the generation took, in tokens."""
+    """What the generation took, in tokens; reasoning is part of the completion."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
-Event = Progress | Delta | Finish | Usage
+Event = Progress | Delta | Thought | Call | Finish | Usage
 
 
 def copied(events: list[Event], copies: int) -> list[Event]:

@@ -17,28 +17,37 @@ _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
 
 # What may stand where a tagged type is told apart: msgspec names only what may not.
-_TAGS = {".role": "system, developer, user, assistant", ".type": "text, image_url"}
+_TAGS = (
+    (re.compile(r"\.role$"), "system, developer, user, assistant, tool"),
+    (re.compile(r"content\[\.*\d*\]\.type$"), "text, image_url"),
+    (re.compile(r"^response_format\.type$"), "text, json_object, json_schema"),
+    (re.compile(r"^tool_choice\.type$"), "function, allowed_tools"),
+    (re.compile(r"tools\[\.*\d*\]\.type$"), "function"),
+)
+
+# Each is left out by a round of its own.
+_MOST_IGNORED = 32
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """Read the body of POST /v1/chat/completions.
+def parse_chat(body: bytes, ignored: list[str] | None = None) -> ChatRequest:
+    """Read the body of POST /v1/chat/completions; arguments as `decode`.
 
     Raises:
         InvalidRequest: not JSON, a wrong type, a value out of range, or an unknown field.
     """
-    return decode(body, _chat)
+    return decode(body, _chat, ignored)
 
 
-def parse_completion(body: bytes) -> CompletionRequest:
-    """Read the body of POST /v1/completions.
+def parse_completion(body: bytes, ignored: list[str] | None = None) -> CompletionRequest:
+    """Read the body of POST /v1/completions; arguments as `decode`.
 
     Raises:
         InvalidRequest: not JSON, a wrong type, a value out of range, or an unknown field.
     """
-    request = decode(body, _completion)
+    request = decode(body, _completion, ignored)
     if isinstance(request.prompt, list):
         request.prompt = _one_prompt(request.prompt)
     return request
@@ -57,16 +66,41 @@ def _one_prompt(prompt: list[int | str]) -> str | list[int | str]:
     )
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a body, turning every refusal into an InvalidRequest that names the field."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], ignored: list[str] | None = None) -> T:
+    """Decode a body, turning every refusal into an InvalidRequest that names the field.
+
+    Args:
+        body: JSON.
+        decoder: of the type that it has to be.
+        ignored: where the names of unknown fields are put; None refuses them.
+    """
+    while True:
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            refusal = _refusal(str(error))
+            if ignored is None or not isinstance(refusal, UnsupportedParameter):
+                raise refusal from None
+            if len(ignored) == _MOST_IGNORED:
+                raise refusal from None
+            body = _without(body, str(refusal.param))
+            ignored.append(str(refusal.param))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"The body is not valid JSON: {error}."
+            raise InvalidRequest(message, code="invalid_json") from None
+        except RecursionError:
+            raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+
+
+def _without(body: bytes, path: str) -> bytes:
+    """Leave out a field, named as in `messages[0].content`."""
+    value = msgspec.json.decode(body)
+    at = value
+    *steps, last = re.findall(r"[^.\[\]]+", path)
+    for step in steps:
+        at = at[int(step)] if isinstance(at, list) else at[step]
+    del at[last]
+    return msgspec.json.encode(value)
 
 
 def _refusal(text: str) -> InvalidRequest:
@@ -81,7 +115,7 @@ def _refusal(text: str) -> InvalidRequest:
         return InvalidRequest(
             f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
         )
-    allowed = next((tags for end, tags in _TAGS.items() if path.endswith(end)), None)
+    allowed = next((tags for end, tags in _TAGS if end.search(path)), None)
     hint = f" (allowed: {allowed})" if allowed else ""
     return InvalidRequest(f"Invalid '{path or 'body'}': {what}{hint}.", param=path or None)
 

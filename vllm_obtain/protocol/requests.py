@@ -10,6 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
+from vllm_obtain.protocol.conversation import Message
+from vllm_obtain.protocol.tools import ResponseFormat, Schema, Tool, ToolChoice
+
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -20,75 +23,21 @@ Stop = Text | Annotated[list[Text], Meta(max_length=16)]
 Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-class TextPart(Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
-    """A piece of text in a message."""
-
-    text: str
-
-
-class ImageURL(Struct, forbid_unknown_fields=True):
-    """Where an image is, as a data or http URL."""
-
-    url: str
-    detail: str = "auto"
-
-
-class ImagePart(Struct, tag="image_url", tag_field="type", forbid_unknown_fields=True):
-    """An image in a message, for models that can see."""
-
-    image_url: ImageURL
-
-
-Content = str | Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
-
-
-class SystemMessage(Struct, tag="system", tag_field="role", forbid_unknown_fields=True):
-    """Instructions from the application."""
-
-    content: Content
-    name: str | None = None
-
-
-class DeveloperMessage(Struct, tag="developer", tag_field="role", forbid_unknown_fields=True):
-    """OpenAI's newer name for a system message; templates know it as `system`."""
-
-    content: Content
-    name: str | None = None
-
-
-class UserMessage(Struct, tag="user", tag_field="role", forbid_unknown_fields=True):
-    """What the user said."""
-
-    content: Content
-    name: str | None = None
-
-
-class AssistantMessage(Struct, tag="assistant", tag_field="role", forbid_unknown_fields=True):
-    """What the model said before.
-
-    Clients send back what they were given, so the fields of an answer are accepted here.
-    """
-
-    content: Content | None = None
-    name: str | None = None
-    refusal: str | None = None
-    tool_calls: list[Any] | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-    def __post_init__(self) -> None:
-        """Take reasoning under either of its two names."""
-        self.reasoning_content = self.reasoning_content or self.reasoning
-
-
-Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage
-
-
 class StreamOptions(Struct, forbid_unknown_fields=True):
     """How a stream is told."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+
+
+class StructuredOutputs(Struct, forbid_unknown_fields=True):
+    """vLLM's newer way to say `guided_…`: one of these."""
+
+    json: Schema | str | None = None
+    regex: Text | None = None
+    choice: Annotated[list[Text], Meta(min_length=1, max_length=4096)] | None = None
+    grammar: Text | None = None
+    json_object: bool | None = None
 
 
 class Sampling(NamedTuple):
@@ -123,10 +72,24 @@ class InferenceFields(Struct, kw_only=True):
     stop: Stop | None = None
     seed: Seed | None = None
     logit_bias: dict[Annotated[str, Meta(pattern=r"^\d{1,10}$")], Bias] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    ignore_eos: bool | None = None
+    guided_json: Schema | str | None = None
+    guided_regex: Text | None = None
+    guided_choice: Annotated[list[Text], Meta(min_length=1, max_length=4096)] | None = None
+    guided_grammar: Text | None = None
+    structured_outputs: StructuredOutputs | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
+
+    # Fields that the gateway honours itself, whatever the engine: see `chat/prepare.py`.
+    OURS: ClassVar[frozenset[str]] = frozenset(
+        "messages prompt tools tool_choice parallel_tool_calls response_format reasoning_effort "
+        "chat_template_kwargs add_generation_prompt continue_final_message guided_json "
+        "guided_regex guided_choice guided_grammar structured_outputs".split()
+    )
 
     # Fields that say who asks or how to deliver: they do not change the answer.
     LABELS: ClassVar[frozenset[str]] = frozenset(
@@ -144,6 +107,11 @@ class InferenceFields(Struct, kw_only=True):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def stop_texts(self) -> list[str]:
+        """The texts that end an answer."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
     def token_limit(self) -> int | None:
         """The most tokens to generate, or None for as many as the context holds."""
         return self.max_tokens
@@ -152,6 +120,11 @@ class InferenceFields(Struct, kw_only=True):
     def alternatives(self) -> int:
         """How many other tokens each token's log probability comes with."""
         return 0
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many alternatives each token comes with; None for no log probabilities."""
+        return None
 
     @property
     def sampling(self) -> Sampling:
@@ -186,10 +159,13 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -204,12 +180,10 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     # A value that asks for what happens anyway is no demand on the engine.
     NEUTRAL: ClassVar[dict[str, tuple[object, ...]]] = {
         "n": (1,),
+        "min_tokens": (0,),
+        "ignore_eos": (False,),
         "logprobs": (False,),
         "top_logprobs": (0,),
-        "response_format": ({"type": "text"},),
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
         "functions": ([],),
         "function_call": ("none", "auto"),
         "modalities": (["text"],),
@@ -227,6 +201,11 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
         """How many other tokens each token's log probability comes with."""
         return self.top_logprobs or 0
 
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many alternatives each token comes with; None for no log probabilities."""
+        return self.alternatives if self.logprobs else None
+
 
 class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/completions."""
@@ -242,8 +221,15 @@ class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=Tru
         """How many other tokens each token's log probability comes with."""
         return self.logprobs or 0
 
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many alternatives each token comes with; None for no log probabilities."""
+        return self.logprobs
+
     NEUTRAL: ClassVar[dict[str, tuple[object, ...]]] = {
         "n": (1,),
+        "min_tokens": (0,),
+        "ignore_eos": (False,),
         "echo": (False,),
         "suffix": ("",),
         "best_of": (1,),
@@ -258,12 +244,12 @@ def demands(request: InferenceRequest) -> list[str]:
 
     Returns:
         Field names in the order of the type, without those left out, those that only label the
-        request, and those whose value asks for nothing.
+        request, those that the gateway honours itself, and those whose value asks for nothing.
     """
     return [
         name
         for name in request.__struct_fields__
-        if name not in InferenceFields.LABELS
+        if name not in InferenceFields.LABELS | InferenceFields.OURS
         and (value := getattr(request, name)) is not None
         and value not in request.NEUTRAL.get(name, ())
     ]

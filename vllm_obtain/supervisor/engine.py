@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vllm_obtain.catalogue import Model
+from vllm_obtain.chat.speaker import capabilities
 from vllm_obtain.engines.base import Adapter, Launch
 from vllm_obtain.engines.choice import Choice
 from vllm_obtain.errors import ServiceError
@@ -240,6 +241,7 @@ class Engine:
         self._watcher = asyncio.create_task(self._watch(life))
         self._count.loaded(self.model.name, self.adapter.name, seconds)
         log.info("ready", engine_pid=life.pid, seconds=round(seconds, 2), **self._labels)
+        log.info("talks", **(capabilities(self.model) or {}), **self._labels)
 
     def _fail(self, error: Exception, output: list[str]) -> ServiceError:
         failure = explain(error, self.model.name, self.adapter.name, output)

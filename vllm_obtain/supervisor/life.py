@@ -11,6 +11,7 @@ from vllm_obtain.engines.base import Adapter, Launch
 from vllm_obtain.hardware import describe
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.requests import CompletionRequest
+from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.probe import NotReady, until_lives_or_ends, until_ready
 from vllm_obtain.supervisor.process import EngineProcess
@@ -18,7 +19,7 @@ from vllm_obtain.supervisor.runtime import prefix
 
 log = get_logger("vllm_obtain.models")
 
-_WARM_UP = CompletionRequest(prompt="Hello", temperature=0, max_tokens=1)
+_WARM_UP = Task(CompletionRequest(prompt="Hello", temperature=0, max_tokens=1), "Hello")
 _numbers = itertools.count(1)
 
 
@@ -67,12 +68,12 @@ class Life:
             ServiceError, StartError: it could not be started.
         """
         adapter, limit = self._adapter, settings.load_timeout
-        body = adapter.completion_body(_WARM_UP, 1)
+        path, body = adapter.path(_WARM_UP), adapter.body(_WARM_UP, 1)
         launch = adapter.launch(self._files, settings, describe(), self.socket)
         try:
             async with asyncio.timeout(limit):
                 await self._process.start(launch)
-                await until_ready(self._process, self.socket, adapter.completion_path, body)
+                await until_ready(self._process, self.socket, path, body)
         except TimeoutError:
             raise NotReady(
                 f"it was not ready within LOAD_TIMEOUT={limit:g} seconds. Raise it, or choose a "

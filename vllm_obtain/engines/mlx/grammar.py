@@ -1,4 +1,4 @@
-"""Answers that must be JSON: what a schema allows next, as a mask over the vocabulary.
+"""Answers of a form: what a grammar or a schema allows next, as a mask over the vocabulary.
 
 llguidance.mlx needs Metal, so its masks come as bytes and are applied with `mx.where`. A schema
 that it cannot hold is refused; none is accepted and then not enforced.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -32,7 +32,7 @@ class GrammarBroken(Exception):
 
 
 class Grammar:
-    """A compiled schema.
+    """A compiled grammar.
 
     Args:
         first: its matcher, at the beginning; every choice gets a copy.
@@ -71,7 +71,7 @@ class Matcher:
 
 
 class Grammars:
-    """Compiles `response_format`; from any thread but the one that generates.
+    """Compiles `grammar` and `response_format`; from any thread but the one that generates.
 
     Args:
         tokenizer: mlx-lm's wrapper.
@@ -90,6 +90,9 @@ class Grammars:
         Raises:
             Refusal: it is malformed, or cannot be held.
         """
+        if (grammar := body.get("grammar")) is not None:
+            with self._one_at_a_time:
+                return self._compile(_language, grammar)
         schema = _schema(body.get("response_format"))
         if schema is None:
             return None
@@ -97,9 +100,9 @@ class Grammars:
         if len(text) > MAX_SCHEMA:
             raise _refused(f"the schema has {len(text)} bytes and {MAX_SCHEMA} are allowed")
         with self._one_at_a_time:
-            return self._compile(text)
+            return self._compile(_of_schema, text)
 
-    def _compile(self, schema: str) -> Grammar:
+    def _compile(self, read: Callable[[str], str], source: str) -> Grammar:
         try:
             from llguidance import LLMatcher, hf
         except ImportError:
@@ -114,7 +117,7 @@ class Grammars:
             except ValueError as error:
                 raise _refused(f"this model's tokenizer cannot be used for it: {error}") from None
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_RULES)
+            grammar = read(source)
         except ValueError as error:
             raise _refused(str(error)) from None
         matcher = LLMatcher(self._table, grammar, log_level=0)
@@ -123,6 +126,21 @@ class Grammars:
         if matcher.is_error():
             raise _refused(matcher.get_error())
         return Grammar(matcher)
+
+
+def _of_schema(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=_RULES))
+
+
+def _language(grammar: Any) -> str:
+    """Take a grammar in llguidance's own Lark."""
+    from llguidance import LLMatcher
+
+    if not isinstance(grammar, str):
+        raise Refusal("'grammar' must be a text.", param="grammar")
+    return str(LLMatcher.grammar_from_lark(grammar))
 
 
 def forbid(matchers: Sequence[Matcher | None], vocabulary: int) -> mx.array:

@@ -53,7 +53,7 @@ class Prompts:
         """
         prompt = body.get("prompt")
         if isinstance(prompt, str):
-            return self._encode(prompt, special=True)
+            return self._encode(prompt, special=body.get("add_special_tokens") is not False)
         if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
             raise Refusal("'prompt' must be a text or a list of token ids.", param="prompt")
         if any(not 0 <= token < self._vocabulary for token in prompt):

@@ -112,7 +112,7 @@ class Service:
             logprobs=read_logprobs(body),
             tell=tell,
             choices=integer(body, "n", 1, 1, self._config.slots),
-            grammar=self._loaded.grammars.read(body) if chat else None,
+            grammar=self._loaded.grammars.read(body),
         )
         # By the scheduler's own measure: what passes here must fit when it is alone.
         self._loaded.memory.check(horizon(request, 0), len(tokens), request.choices)

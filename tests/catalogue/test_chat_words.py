@@ -1,0 +1,91 @@
+"""What a model's files say about conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from tests.catalogue.safetensors_files import write_folder
+from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.catalogue.chat_words import ChatWords, chat_words
+
+TOKENS = ["<unk>", "<s>", "</s>", "a"]
+
+
+def of_gguf(folder: Path, **metadata: Any) -> ChatWords:
+    given = {name.replace("__", "."): value for name, value in metadata.items()}
+    write_gguf(folder / "m.gguf", {"tokenizer.ggml.tokens": TOKENS, **given})
+    return chat_words(Catalogue(folder).find("m"))
+
+
+def test_a_gguf_file(tmp_path: Path) -> None:
+    found = of_gguf(
+        tmp_path,
+        tokenizer__chat_template="T",
+        tokenizer__ggml__bos_token_id=1,
+        tokenizer__ggml__eos_token_id=2,
+        tokenizer__ggml__add_bos_token=True,
+    )
+    assert found == ChatWords("T", "<s>", "</s>", True)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "adds"),
+    [
+        ({"tokenizer__ggml__model": "llama"}, True),
+        ({"tokenizer__ggml__model": "gpt2"}, False),
+        ({"tokenizer__ggml__model": "gpt2", "tokenizer__ggml__pre": "llama-bpe"}, True),
+        ({"tokenizer__ggml__model": "llama", "tokenizer__ggml__add_bos_token": False}, False),
+    ],
+)
+def test_a_gguf_file_that_does_not_say(
+    tmp_path: Path, metadata: dict[str, Any], adds: bool
+) -> None:
+    assert of_gguf(tmp_path, tokenizer__ggml__bos_token_id=1, **metadata).adds_bos is adds
+
+
+def test_a_token_that_is_not_there(tmp_path: Path) -> None:
+    found = of_gguf(tmp_path, tokenizer__ggml__bos_token_id=9, tokenizer__ggml__add_bos_token=True)
+    assert (found.bos, found.adds_bos) == ("", False)
+
+
+FOLDERS: list[tuple[dict[str, Any], ChatWords]] = [
+    (
+        {"tokenizer_config.json": {"chat_template": "T", "bos_token": "<s>", "eos_token": "</s>"}},
+        ChatWords("T", "<s>", "</s>"),
+    ),
+    (
+        {"tokenizer_config.json": {"chat_template": "T", "bos_token": {"content": "<s>"}}},
+        ChatWords("T", "<s>"),
+    ),
+    (
+        {
+            "tokenizer_config.json": {
+                "chat_template": [
+                    {"name": "default", "template": "D"},
+                    {"name": "tool_use", "template": "U"},
+                ]
+            }
+        },
+        ChatWords("U"),
+    ),
+    ({"chat_template.jinja": "J", "tokenizer_config.json": {"chat_template": "T"}}, ChatWords("J")),
+    ({"chat_template.json": {"chat_template": "O"}}, ChatWords("O")),
+    ({"tokenizer_config.json": {"chat_template": " "}}, ChatWords()),
+    ({"tokenizer_config.json": "not json"}, ChatWords()),
+    ({}, ChatWords()),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), FOLDERS)
+def test_a_folder(tmp_path: Path, files: dict[str, Any], expected: ChatWords) -> None:
+    folder = tmp_path / "m"
+    write_folder(folder)
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name).write_text(text)
+    assert chat_words(Catalogue(tmp_path).find("m")) == expected

@@ -1,0 +1,77 @@
+"""How models spell tool calls, found out from their templates."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chat.templates import CHATML, FRAMED, HERMES, LLAMA, MARKUP, THINKER
+from vllm_obtain.chat import prompted
+from vllm_obtain.chat.call_format import CallFormat, call_format, takes_tools
+from vllm_obtain.chat.template import ChatTemplate
+
+TAGGED = CallFormat(
+    begin='<tool_call>\n{"name": "',
+    middle='", "arguments": ',
+    between='}\n</tool_call>\n<tool_call>\n{"name": "',
+    end="}\n</tool_call>",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (HERMES, TAGGED),
+        (THINKER, TAGGED),
+        (FRAMED, CallFormat("<calls><call>", "<sep>", "</call><call>", "</call></calls>")),
+    ],
+)
+def test_the_form_is_what_the_template_writes(template: str, expected: CallFormat) -> None:
+    made = ChatTemplate(template)
+    assert takes_tools(made)
+    assert call_format(made) == expected
+    assert expected.is_marked
+
+
+def test_a_call_without_a_mark_is_told_by_its_beginning() -> None:
+    found = call_format(ChatTemplate(LLAMA, "<s>"))
+    assert found == CallFormat('{"name": "', '", "parameters": ', None, "}")
+    assert found.mark == '{"name": "' and not found.is_marked
+
+
+@pytest.mark.parametrize("template", [MARKUP, CHATML])
+def test_other_forms_are_left_alone(template: str) -> None:
+    assert call_format(ChatTemplate(template)) is None
+
+
+def test_which_templates_know_tools() -> None:
+    assert not takes_tools(ChatTemplate(CHATML))
+    assert takes_tools(ChatTemplate(MARKUP))
+    refusing = "{% if tools %}{{ raise_exception('no tools') }}{% endif %}"
+    assert not takes_tools(ChatTemplate(refusing))
+
+
+def test_marks() -> None:
+    assert TAGGED.mark == "<tool_call>"
+    assert CallFormat("[TOOL_CALLS]", "{", "", "").mark == "[TOOL_CALLS]"
+    bare = CallFormat('{"name": "', '", "parameters": ', "", "}")
+    assert (bare.mark, bare.is_marked) == ('{"name": "', False)
+
+
+def test_tools_are_described_to_models_that_know_none() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "ä"}}}
+    talk = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "Well.", "tool_calls": [call]},
+        {"role": "tool", "content": "42", "tool_call_id": "1"},
+    ]
+    told = prompted.described(talk, [tool])
+    assert [message["role"] for message in told] == ["system", "user", "assistant", "user"]
+    assert told[0]["content"].startswith("Be kind.\n\n")
+    assert '{"name": "f", "parameters": {"type": "object"}}' in told[0]["content"]
+    spelled = '<tool_call>\n{"name": "f", "arguments": {"a": "ä"}}\n</tool_call>'
+    assert told[2]["content"] == f"Well.\n{spelled}"
+    assert told[3]["content"] == "<tool_response>\n42\n</tool_response>"
+    assert prompted.described(talk[1:], [tool])[0]["role"] == "system"
+    assert prompted.described(talk[1:2], []) == talk[1:2]

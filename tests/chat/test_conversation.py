@@ -1,0 +1,78 @@
+"""Messages as chat templates get them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_obtain.chat.conversation import flatten
+from vllm_obtain.errors import InvalidRequest
+from vllm_obtain.protocol.conversation import (
+    AssistantMessage,
+    CalledFunction,
+    DeveloperMessage,
+    ImagePart,
+    ImageURL,
+    Message,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+
+
+def test_roles_and_parts() -> None:
+    messages: list[Message] = [
+        SystemMessage("s"),
+        DeveloperMessage("d"),
+        UserMessage([TextPart("one"), TextPart("two")]),
+        AssistantMessage("a"),
+        AssistantMessage("a", name="n", reasoning="why"),
+        AssistantMessage(refusal="no"),
+        UserMessage("", name="n"),
+        AssistantMessage(tool_calls=[ToolCall("c1", CalledFunction("f", '{"a": [1]}'))]),
+        ToolMessage("done", "c1"),
+    ]
+    assert flatten(messages) == [
+        {"role": "system", "content": "s"},
+        {"role": "system", "content": "d"},
+        {"role": "user", "content": "one\ntwo"},
+        {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": "a", "name": "n", "reasoning_content": "why"},
+        {"role": "assistant", "content": "no"},
+        {"role": "user", "content": "", "name": "n"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": {"a": [1]}},
+                }
+            ],
+        },
+        {"role": "tool", "content": "done", "tool_call_id": "c1"},
+    ]
+
+
+def called(arguments: str) -> AssistantMessage:
+    return AssistantMessage(tool_calls=[ToolCall("c", CalledFunction("f", arguments))])
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (AssistantMessage(), "messages[1].content"),
+        (called("[1]"), "messages[1].tool_calls[0].function.arguments"),
+        (called("{"), "messages[1].tool_calls[0].function.arguments"),
+        (
+            UserMessage([TextPart("x"), ImagePart(ImageURL("data:"))]),
+            "messages[1].content[1]",
+        ),
+    ],
+)
+def test_what_a_text_model_cannot_take(message: Message, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        flatten([UserMessage("x"), message])
+    assert caught.value.param == param

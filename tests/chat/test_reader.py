@@ -1,0 +1,141 @@
+"""What a model writes, cut anywhere, comes out as reasoning, text and calls."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from vllm_obtain.chat.call_format import CallFormat
+from vllm_obtain.chat.prompted import FORMAT
+from vllm_obtain.chat.reader import Reading
+from vllm_obtain.chat.thinking import Thinking
+from vllm_obtain.protocol.events import Delta, Event, Finish, Usage
+from vllm_obtain.protocol.said import Said, gather
+
+THINK = Thinking("<think>", "</think>")
+BARE = CallFormat('{"name": "', '", "parameters": ', '}; {"name": "', "}")
+FULL = Reading(THINK, False, FORMAT)
+
+
+def call(name: str, arguments: str) -> str:
+    return FORMAT.write([(name, arguments)])
+
+
+def batches(text: str, seed: int | None, reason: str = "stop") -> Iterator[list[Event]]:
+    """A text as an engine would send it, in pieces that a seed cuts; None for single characters."""
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    at = 0
+    while at < len(text):
+        size = 1 if seed is None else draw.randint(1, 9)
+        yield [Delta(text[at : at + size])]
+        at += size
+    yield [Finish(reason)]
+    yield [Usage(5, len(text))]
+
+
+def read(reading: Reading, text: str, seed: int | None = None, reason: str = "stop") -> Said:
+    said, _ = gather(reading.read(batches(text, seed, reason)), 1)
+    return said[0]
+
+
+CASES = [
+    (FULL, "Hello there.", ("", "Hello there.", []), "stop"),
+    (FULL, "<think>\nHm.\n</think>\n\nHello.", ("Hm.", "Hello.", []), "stop"),
+    (FULL, call("f", '{"a": 1}'), ("", "", [("f", '{"a": 1}')]), "tool_calls"),
+    (
+        FULL,
+        "<think>x</think>Well:\n\n" + call("f", "{}"),
+        ("x", "Well:", [("f", "{}")]),
+        "tool_calls",
+    ),
+    (
+        FULL,
+        FORMAT.write([("f", '{"a": "}{\\"]"}'), ("g", '{"b": [{"c": {}}]}')]),
+        ("", "", [("f", '{"a": "}{\\"]"}'), ("g", '{"b": [{"c": {}}]}')]),
+        "tool_calls",
+    ),
+    (FULL, "a < b <tool and <tool_cal", ("", "a < b <tool and <tool_cal", []), "stop"),
+    (FULL, "  two words  ", ("", "two words  ", []), "stop"),
+    (FULL, "say <think> loud", ("", "say <think> loud", []), "stop"),
+    (Reading(THINK, True), "so\n</think>\nyes", ("so", "yes", []), "stop"),
+    (Reading(THINK, True), "no end", ("no end", "", []), "stop"),
+    (Reading(THINK), "\n<think></think>yes", ("", "yes", []), "stop"),
+    (
+        Reading(None, False, BARE),
+        BARE.write([("f", "{}"), ("g", "{}")]),
+        ("", "", [("f", "{}"), ("g", "{}")]),
+        "tool_calls",
+    ),
+    (
+        Reading(None, False, BARE),
+        'see {"name": "x"}',
+        ("", 'see {"name": "x"}', []),
+        "stop",
+    ),
+    (Reading(None, False, FORMAT, False), call("f", "{}"), ("", "", [("f", "{}")]), "stop"),
+]
+
+
+@pytest.mark.parametrize(("reading", "text", "expected", "reason"), CASES)
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+def test_an_answer_means_the_same_however_it_is_cut(
+    reading: Reading, text: str, expected: object, reason: str, seed: int | None
+) -> None:
+    said = read(reading, text, seed)
+    assert (said.thought, said.text, [(c.name, c.arguments) for c in said.calls]) == expected
+    assert said.reason == reason
+    assert len({c.id for c in said.calls}) == len(said.calls)
+
+
+def test_a_call_that_is_cut_off_never_leaks_as_text() -> None:
+    whole = "Well. " + call("f", '{"a": "b"}')
+    for end in range(len(whole)):
+        said = read(FULL, whole[:end], reason="length")
+        assert said.reason == "length"
+        assert "Well. <tool_call>".startswith(said.text) or said.text == whole[:end].strip()
+        assert not said.calls or '{"a": "b"}'.startswith(said.calls[0].arguments)
+
+
+def test_a_call_goes_out_in_pieces() -> None:
+    events = [e for batch in FULL.read(batches(call("f", '{"a": "bcdefgh"}'), None)) for e in batch]
+    calls = [event for event in events if type(event).__name__ == "Call"]
+    assert len(calls) > 8
+    assert (calls[0].name, calls[0].arguments) == ("f", "")  # type: ignore[union-attr]
+    assert calls[0].id and all(not piece.id for piece in calls[1:])  # type: ignore[union-attr]
+
+
+def test_tokens_of_reasoning_are_counted() -> None:
+    given: list[list[Event]] = [[Delta(word)] for word in ("<think>", "a", "b", "</think>", "c")]
+    _, usage = gather(FULL.read(iter([*given, [Finish("stop")], [Usage(5, 5, 2)]])), 1)
+    assert usage == Usage(5, 5, 2, 3)
+
+
+def test_choices_are_told_apart() -> None:
+    given: list[list[Event]] = [
+        [Delta("<think>a", None, 0), Delta("b", None, 1)],
+        [Delta("</think>c", None, 0), Delta("d", None, 1)],
+        [Finish("stop", 0), Finish("stop", 1)],
+    ]
+    said, _ = gather(FULL.read(iter(given)), 2)
+    assert [(one.thought, one.text) for one in said] == [("a", "c"), ("", "bd")]
+
+
+def test_log_probabilities_stay_with_the_text() -> None:
+    def piece(text: str) -> list[Event]:
+        return [Delta(text, {"content": [{"token": text, "logprob": -1.0}]})]
+
+    said, _ = gather(FULL.read(iter([piece("a <"), piece("b"), [Finish("stop")]])), 1)
+    tokens = [entry["token"] for part in said[0].logprobs for entry in part["content"]]
+    assert (said[0].text, tokens) == ("a <b", ["a <", "b"])
+
+
+def test_waiting_is_passed_on() -> None:
+    assert next(FULL.read(iter([[]]))) == []
+
+
+def test_arguments_are_json_to_the_last_bracket() -> None:
+    arguments = json.dumps({"text": 'a "quoted" \\ {', "list": [[], {}]})
+    assert json.loads(read(FULL, call("f", arguments), 7).calls[0].arguments)["list"] == [[], {}]

@@ -1,0 +1,213 @@
+"""From a request to what an engine is asked, and to how its answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from vllm_obtain.chat import grammar
+from vllm_obtain.chat.conversation import flatten
+from vllm_obtain.chat.reader import Reading
+from vllm_obtain.chat.speaker import Speaker
+from vllm_obtain.chat.template import RESERVED
+from vllm_obtain.chat.wishes import Wish, wished_form
+from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
+from vllm_obtain.protocol.events import Event
+from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
+from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.tools import AllowedTools, NamedTool, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that is ready.
+
+    Args:
+        task: what the engine is asked.
+        reading: what to look for in its answer; None for nothing.
+    """
+
+    task: Task
+    reading: Reading | None = None
+
+    def read(self, batches: Iterator[list[Event]]) -> Iterator[list[Event]]:
+        """Turn the engine's events into what they mean."""
+        return batches if self.reading is None else self.reading.read(batches)
+
+
+def prepare_completion(request: CompletionRequest) -> Prepared:
+    """Make a text completion ready.
+
+    Raises:
+        InvalidRequest: the form it asks for cannot be held.
+    """
+    wish = wished_form(request)
+    if wish is not None:
+        grammar.check(wish.grammar, wish.param)
+    return Prepared(Task(request, request.prompt, grammar=wish.grammar if wish else None))
+
+
+def prepare_chat(request: ChatRequest, speaker: Speaker) -> Prepared:
+    """Make a chat ready.
+
+    Args:
+        request: what the client sent.
+        speaker: how the model talks.
+
+    Raises:
+        InvalidRequest: the conversation cannot be written, or its form not be held.
+    """
+    tools = _Tools.of(request)
+    prompt = _prompt(request, speaker, tools)
+    form = wished_form(request)
+    if tools.callable and form is not None and tools.required:
+        raise InvalidRequest(
+            f"'{form.param}' cannot be combined with a 'tool_choice' that demands a call.",
+            param=form.param,
+        )
+    marks = speaker.marks
+    begun = bool(marks and marks.begun(prompt))
+    if marks and marks.is_over(prompt):
+        marks = None
+    wish = _calls(tools, speaker, form, marks.open if marks and not begun else "") or form
+    made = None
+    if wish is not None:
+        made = wish.grammar if marks is None else grammar.after_thinking(wish.grammar, marks, begun)
+        grammar.check(made, wish.param)
+    bos = speaker.words.bos if speaker.words.adds_bos else ""
+    task = Task(request, prompt, bos, made)
+    calls = speaker.calls if tools.callable else None
+    if marks is None and calls is None:
+        return Prepared(task)
+    return Prepared(task, Reading(marks, begun, calls, not tools.named))
+
+
+def _calls(tools: _Tools, speaker: Speaker, form: Wish | None, not_first: str) -> Wish | None:
+    if not tools.callable:
+        return None
+    functions = [shaped(tool) for tool in tools.callable]
+    # A model that was never taught to call repeats itself: it makes more than one if asked to.
+    several = not tools.named and (speaker.own_tools if tools.several is None else tools.several)
+    instead = form.grammar if form else None
+    made = grammar.of_calls(speaker.calls, functions, tools.required, several, not_first, instead)
+    return Wish(made, "tools")
+
+
+def _prompt(request: ChatRequest, speaker: Speaker, tools: _Tools) -> str:
+    messages = flatten(request.messages)
+    more = _variables(request, speaker)
+    going_on = bool(request.continue_final_message)
+    if going_on and request.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' and 'add_generation_prompt' exclude each other.",
+            param="continue_final_message",
+        )
+    if going_on and messages[-1]["role"] != "assistant":
+        raise InvalidRequest(
+            "'continue_final_message' needs a last message of the assistant.",
+            param="continue_final_message",
+        )
+    begin = not going_on and request.add_generation_prompt is not False
+    told = [shaped(tool) for tool in tools.told]
+    text = speaker.prompt(messages, told, begin, **more)
+    return _cut(text, messages[-1]["content"]) if going_on else text
+
+
+def _cut(text: str, last: str) -> str:
+    """Cut a prompt behind its last message, which the model goes on with."""
+    end = text.rfind(last.strip())
+    if end < 0:
+        raise InvalidRequest(
+            "'continue_final_message' cannot be honoured: this model's chat template changes the "
+            "last message.",
+            param="continue_final_message",
+        )
+    return text[:end] + last.rstrip()
+
+
+def _variables(request: ChatRequest, speaker: Speaker) -> dict[str, Any]:
+    given = dict(request.chat_template_kwargs or {})
+    if taken := sorted(RESERVED & given.keys()):
+        name = f"chat_template_kwargs.{taken[0]}"
+        raise InvalidRequest(f"Invalid '{name}': the request has a field for it.", param=name)
+    effort = request.reasoning_effort
+    if effort is None:
+        return given
+    known = speaker.template.variables
+    if "reasoning_effort" in known:
+        given.setdefault("reasoning_effort", effort)
+    elif "enable_thinking" in known:
+        given.setdefault("enable_thinking", effort != "none")
+    elif "thinking" in known:
+        given.setdefault("thinking", effort != "none")
+    elif effort != "none" or speaker.marks is not None:
+        raise UnsupportedParameter(
+            "reasoning_effort", "This model's chat template has no such choice; leave it out."
+        )
+    return given
+
+
+def shaped(tool: Tool) -> dict[str, Any]:
+    """Write a tool as templates expect it: what was left out stays out."""
+    function = msgspec.to_builtins(tool.function)
+    kept = {name: value for name, value in function.items() if value is not None}
+    kept.pop("strict", None)
+    return {"type": "function", "function": kept}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What a request says about tools.
+
+    Args:
+        told: those that the model hears of.
+        callable: those that it may call now.
+        required: whether it has to call one.
+        named: whether the client named the one to call.
+        several: whether it may call more than one, if the client says.
+    """
+
+    told: list[Tool]
+    callable: list[Tool]
+    required: bool = False
+    named: bool = False
+    several: bool | None = None
+
+    @classmethod
+    def of(cls, request: ChatRequest) -> _Tools:
+        """Read the fields.
+
+        Raises:
+            InvalidRequest: they do not fit each other.
+        """
+        tools, choice = request.tools or [], request.tool_choice
+        names = [tool.function.name for tool in tools]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InvalidRequest(f"Two tools have the name '{twice}'.", param="tools")
+        if not tools and choice not in (None, "none", "auto"):
+            raise InvalidRequest("'tool_choice' needs 'tools' to choose from.", param="tool_choice")
+        several = request.parallel_tool_calls
+        if not tools or choice == "none":
+            return cls([], [])
+        if isinstance(choice, NamedTool):
+            return cls(tools, _named(tools, [choice]), required=True, named=True)
+        if isinstance(choice, AllowedTools):
+            allowed = choice.allowed_tools
+            some = _named(tools, allowed.tools)
+            return cls(tools, some, allowed.mode == "required", several=several)
+        return cls(tools, tools, choice == "required", several=several)
+
+
+def _named(tools: list[Tool], wanted: list[NamedTool]) -> list[Tool]:
+    known = {tool.function.name: tool for tool in tools}
+    for one in wanted:
+        if one.function.name not in known:
+            raise InvalidRequest(
+                f"'tool_choice' names '{one.function.name}', which is not among 'tools': "
+                f"{', '.join(known)}.",
+                param="tool_choice",
+            )
+    return [known[one.function.name] for one in wanted]

@@ -1,0 +1,94 @@
+"""What is known of how one model talks: worked out once from its template."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_obtain.catalogue import Model
+from vllm_obtain.catalogue.chat_words import ChatWords, chat_words
+from vllm_obtain.chat import prompted
+from vllm_obtain.chat.call_format import CallFormat, call_format, takes_tools
+from vllm_obtain.chat.template import CHATML, ChatTemplate, TemplateError
+from vllm_obtain.chat.thinking import Thinking, thinking
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model's way to talk.
+
+    Args:
+        template: writes its prompts.
+        words: the tokens around a prompt.
+        own_tools: whether the template knows tools in a form that we can read.
+        calls: how it spells calls; ours where the template knows none.
+        marks: around its reasoning, if it reasons.
+        assumed: whether its files have no template, so that ChatML is taken.
+    """
+
+    template: ChatTemplate
+    words: ChatWords
+    own_tools: bool
+    calls: CallFormat
+    marks: Thinking | None
+    assumed: bool
+
+    def prompt(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
+        begin_answer: bool = True,
+        **more: Any,
+    ) -> str:
+        """Write a conversation as a prompt; arguments and errors as `ChatTemplate.render`."""
+        if not self.own_tools:
+            messages, tools = prompted.described(messages, tools), ()
+        text = self.template.render(messages, tools, begin_answer, **more)
+        if self.words.adds_bos and not text.startswith(self.words.bos):
+            return self.words.bos + text
+        return text
+
+
+def speaker(model: Model, source: str | None = None) -> Speaker:
+    """Find out how a model talks.
+
+    Args:
+        model: whose files tell.
+        source: a template that its owner wants instead.
+
+    Raises:
+        TemplateError: its template is broken.
+    """
+    return _speaker(chat_words(model), source)
+
+
+def capabilities(model: Model) -> dict[str, Any] | None:
+    """Say what a model's chat template was found to know; None if it is broken."""
+    try:
+        found = speaker(model)
+    except TemplateError:
+        return None
+    return {
+        "chat_template": "assumed" if found.assumed else "own",
+        "tools": "template" if found.own_tools else "prompt",
+        "reasoning": found.marks is not None,
+        "structured_output": True,
+        "vision": False,
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _speaker(words: ChatWords, source: str | None) -> Speaker:
+    found = source or words.template
+    template = ChatTemplate(found or CHATML, words.bos, words.eos)
+    own = call_format(template) if takes_tools(template) else None
+    return Speaker(
+        template=template,
+        words=words,
+        own_tools=own is not None,
+        calls=own or prompted.FORMAT,
+        marks=thinking(template),
+        assumed=found is None,
+    )

@@ -1,0 +1,96 @@
+"""A model's chat template: rendered, and asked what it knows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+from jinja2 import meta
+
+from vllm_obtain.chat.environment import Refused, environment
+from vllm_obtain.errors import InvalidRequest
+
+Messages = Sequence[dict[str, Any]]
+
+# For models whose files have no template; llama.cpp takes the same.
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# What a request may not set: it has words of its own for these.
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+
+
+class TemplateError(InvalidRequest):
+    """The template cannot be used, or refuses this conversation."""
+
+    code = "chat_template_error"
+
+
+class ChatTemplate:
+    """A template.
+
+    Args:
+        source: in Jinja.
+        bos: the text of the token that begins a prompt.
+        eos: the text of the token that ends an answer.
+
+    Raises:
+        TemplateError: it is not valid Jinja.
+    """
+
+    def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
+        made = environment()
+        try:
+            self._template = made.from_string(source)
+            self.variables = frozenset(meta.find_undeclared_variables(made.parse(source)))
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise TemplateError(f"This model's chat template is broken: {error}.") from None
+        self.source = source
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+
+    def render(
+        self,
+        messages: Messages,
+        tools: Sequence[dict[str, Any]] = (),
+        begin_answer: bool = True,
+        **more: Any,
+    ) -> str:
+        """Write a conversation as a prompt.
+
+        Args:
+            messages: with a role and a content each.
+            tools: those that the model may call, in OpenAI's form.
+            begin_answer: whether the model speaks next.
+            more: variables of this template's own.
+
+        Raises:
+            TemplateError: it refuses this conversation.
+        """
+        try:
+            return self._template.render(
+                messages=messages,
+                tools=list(tools) or None,
+                add_generation_prompt=begin_answer,
+                **self._tokens,
+                **more,
+            )
+        except Refused as error:
+            message = f"This model's chat template refuses the conversation: {error}"
+            raise TemplateError(message, param="messages") from None
+        except Exception as error:
+            # Templates are programs of the model's makers, and fail in any way.
+            message = (
+                "This model's chat template cannot write this conversation: "
+                f"{type(error).__name__}: {error}."
+            )
+            raise TemplateError(message, param="messages") from None
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(source: str, bos: str, eos: str) -> ChatTemplate:
+    """Compile a template, once for as long as it is in use."""
+    return ChatTemplate(source, bos, eos)
