@@ -220,7 +220,7 @@ def test_the_routes_of_the_readme_are_those_of_the_service() -> None:
     app = Flask("bare", static_folder=None)
     _routes(app)
     routes = [
-        f"{method} {rule.rule.replace('<path:name>', '{id}')}"
+        f"{method} {re.sub(r'<[^>]*>', '{id}', rule.rule)}"
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     ]

@@ -41,6 +41,9 @@ SAID: list[Message] = [
     messages.Report([Served("/", "GET", 200, 0.1), Served("/x", "POST", 500, 2, "hit")]),
     messages.Recall("a", b"\0\xff"),
     messages.Remember(b"\0\xff"),
+    messages.Keep(b"\xff", "resp_1", None, ["msg_1"], b"{}"),
+    messages.Fetch(b"\xff", "resp_1", whole=True),
+    messages.Forget(b"\xff", "resp_1"),
     messages.Stop(),
 ]
 ANSWERED: list[Message] = [
@@ -52,6 +55,9 @@ ANSWERED: list[Message] = [
     messages.MetricsReply("# HELP\n"),
     messages.Remembered(b"\xff"),
     messages.Lead(),
+    messages.Kept(True),
+    messages.Fetched([b"\xff"]),
+    messages.Fetched([], "resp_1"),
     Refused("no", 400, "invalid_request_error", "c", "p", 1.5, False),
 ]
 

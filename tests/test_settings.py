@@ -60,6 +60,7 @@ EXAMPLE = ROOT / ".env.example"
         ("STREAM_PULSE_CHUNKS", "x", "a valid boolean"),
         ("STRICT_PARAMETERS", "x", "a valid boolean"),
         ("CACHE_SIZE", "0", "greater than or equal to 1"),
+        ("RESPONSES_STORE_MB", "-1", "greater than or equal to 0"),
     ],
 )
 def test_a_bad_value_names_its_variable_and_what_is_allowed(

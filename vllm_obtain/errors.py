@@ -5,7 +5,9 @@ ServiceError
 │   ├── UnsupportedParameter
 │   └── ContextLengthExceeded
 ├── NotFound                404
-│   └── ModelNotFound
+│   ├── ModelNotFound
+│   └── ResponseNotFound
+│       └── PreviousResponseNotFound
 ├── TooLarge                413
 ├── Overloaded              429/503  come back after `retry_after` seconds
 ├── EngineFailed            502/503  an engine crashed or could not start
@@ -120,6 +122,33 @@ class ModelNotFound(NotFound):
     def __init__(self, name: str, known: Sequence[str]) -> None:
         have = f"Models here: {', '.join(known)}." if known else "MODELS_DIR holds no model yet."
         super().__init__(f"The model '{name}' does not exist. {have}", param="model")
+
+
+class ResponseNotFound(NotFound):
+    """A response that this service does not have, or no longer.
+
+    Args:
+        what: who was looked for, as the start of the sentence.
+        param: the field that named it, None when the path did.
+    """
+
+    code = "response_not_found"
+
+    def __init__(self, what: str, param: str | None = None) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} not found. Responses are kept when they are complete and 'store' is not "
+            "false, for the API key that made them, until they are deleted, newer ones need the "
+            "room (RESPONSES_STORE_MB), or the service stops. Send the whole conversation as "
+            "'input' instead.",
+            param=param,
+        )
+
+
+class PreviousResponseNotFound(ResponseNotFound):
+    """The response that a request goes on from is not there, or one before it is not."""
+
+    code = "previous_response_not_found"
 
 
 class TooLarge(ServiceError):

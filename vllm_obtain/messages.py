@@ -157,6 +157,47 @@ class Remember(Message, frozen=True):
     answer: bytes
 
 
+class Keep(Message, frozen=True):
+    """Keep a response so that later ones can go on from it. → Kept.
+
+    Args:
+        owner: a fingerprint of the caller's key; nobody else finds it.
+        id: of the response.
+        previous: the response that it went on from.
+        items: ids of its own input and output items, by which it is found too.
+        body: what is kept; the supervisor never looks into it.
+    """
+
+    owner: bytes
+    id: str
+    previous: str | None
+    items: list[str]
+    body: bytes
+
+
+class Fetch(Message, frozen=True):
+    """Ask for a kept response. → Fetched.
+
+    Args:
+        owner: as in `Keep`.
+        id: of the response.
+        whole: whether all those that it went on from are wanted too.
+        item: whether `id` is that of an item, whose response is wanted.
+    """
+
+    owner: bytes
+    id: str
+    whole: bool = False
+    item: bool = False
+
+
+class Forget(Message, frozen=True):
+    """Forget a kept response. → Kept, which says whether there was one."""
+
+    owner: bytes
+    id: str
+
+
 class Stop(Message, frozen=True):
     """End, with all engines. The connection closes when it is done."""
 
@@ -279,6 +320,7 @@ class StatusReply(Message, frozen=True):
     system: dict[str, float]
     in_flight: int
     cache: dict[str, int]
+    responses: dict[str, int] = {}
     handovers: list[Handover] = []
 
 
@@ -296,6 +338,19 @@ class Remembered(Message, frozen=True):
 
 class Lead(Message, frozen=True):
     """Nobody knows the answer: find it and `Remember` it on this connection."""
+
+
+class Kept(Message, frozen=True):
+    """Whether the response was kept, or was there to forget."""
+
+    done: bool
+
+
+class Fetched(Message, frozen=True):
+    """Kept responses, the oldest first; none when `missing` says which one is not there."""
+
+    bodies: list[bytes]
+    missing: str | None = None
 
 
 class Refused(Message, frozen=True):
@@ -349,8 +404,21 @@ Request = (
     | Report
     | Recall
     | Remember
+    | Keep
+    | Fetch
+    | Forget
     | Stop
 )
 Reply = (
-    Welcome | Granted | Extended | Done | StatusReply | MetricsReply | Remembered | Lead | Refused
+    Welcome
+    | Granted
+    | Extended
+    | Done
+    | StatusReply
+    | MetricsReply
+    | Remembered
+    | Lead
+    | Kept
+    | Fetched
+    | Refused
 )

@@ -149,6 +149,7 @@ class Settings(BaseModel):
     max_body_mb: int = Field(16, ge=1, le=1024)
     enable_caching: bool = True
     cache_size: int = Field(1000, ge=1, le=1_000_000)
+    responses_store_mb: int = Field(64, ge=0, le=65_536)
 
     @classmethod
     def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:

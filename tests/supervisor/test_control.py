@@ -23,8 +23,13 @@ from vllm_obtain.messages import (
     Done,
     Extend,
     Extended,
+    Fetch,
+    Fetched,
+    Forget,
     Granted,
     Join,
+    Keep,
+    Kept,
     Lead,
     Load,
     Metrics,
@@ -285,6 +290,24 @@ async def test_answers_are_shared_over_connections(models: Path, runtime: Path) 
         assert await another.ask(Recall("a", b"other")) == Lead()
         assert it.desk.pool.engines == [], "an answer needs no engine"
         assert it.desk.answers.size == {"entries": 1, "bytes": 6}
+
+
+@in_loop
+async def test_responses_are_kept_for_all_connections(models: Path, runtime: Path) -> None:
+    async with office(models, runtime, RESPONSES_STORE_MB="1") as it:
+        first = await it.peer()
+        assert await first.ask(Keep(b"me", "a", None, ["i"], b"1")) == Kept(True)
+        assert await first.ask(Keep(b"me", "b", "a", [], b"2")) == Kept(True)
+        assert await first.ask(Keep(b"me", "c", None, [], bytes(2**20))) == Kept(False)
+        first.close()
+        peer = await it.peer()
+        assert await peer.ask(Fetch(b"me", "b", whole=True)) == Fetched([b"1", b"2"])
+        assert await peer.ask(Fetch(b"me", "i", item=True)) == Fetched([b"1"])
+        assert await peer.ask(Fetch(b"you", "b")) == Fetched([], "b")
+        assert (await peer.ask(Status())).responses["entries"] == 2
+        assert await peer.ask(Forget(b"me", "a")) == Kept(True)
+        assert await peer.ask(Forget(b"me", "a")) == Kept(False)
+        assert await peer.ask(Fetch(b"me", "b", whole=True)) == Fetched([], "a")
 
 
 @in_loop

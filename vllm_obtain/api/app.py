@@ -11,6 +11,7 @@ from vllm_obtain.api import errors, hooks, inference, models, system
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
+from vllm_obtain.api.responses import routes as responses
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.engines.choice import warm
@@ -68,3 +69,9 @@ def _routes(app: Flask) -> None:
 
     app.post("/v1/chat/completions")(inference.chat)
     app.post("/v1/completions")(inference.completions)
+
+    app.post("/v1/responses", endpoint="responses.create")(responses.create)
+    app.get("/v1/responses/<name>", endpoint="responses.show")(responses.show)
+    app.delete("/v1/responses/<name>", endpoint="responses.delete")(responses.delete)
+    app.post("/v1/responses/<name>/cancel", endpoint="responses.cancel")(responses.cancel)
+    app.get("/v1/responses/<name>/input_items", endpoint="responses.items")(responses.input_items)

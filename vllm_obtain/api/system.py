@@ -52,6 +52,7 @@ def status() -> Response:
         "system": now.system,
         "requests_in_flight": now.in_flight,
         "response_cache": now.cache,
+        "kept_responses": now.responses,
         "engines": now.engines,
         "handovers": now.handovers,
         "engines_available": [_available(found) for found in detect.snapshot(made.settings)],

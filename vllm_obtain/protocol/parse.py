@@ -103,6 +103,14 @@ def _without(body: bytes, path: str) -> bytes:
     return msgspec.json.encode(value)
 
 
+def convert(value: object, kind: type[T]) -> T:
+    """Check what was decoded already, with the refusals of `decode`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+
+
 def _refusal(text: str) -> InvalidRequest:
     found = _PATH.search(text)
     path = found.group(1) if found else ""

@@ -183,6 +183,15 @@ class Connection(asyncio.Protocol):
             # The model has another engine or other files by now: whose answer this is, who knows.
             self._desk.answers.abandon(key)
 
+    def _keep(self, message: messages.Keep) -> None:
+        self._send(messages.Kept(self._desk.responses.keep(message)))
+
+    def _fetch(self, message: messages.Fetch) -> None:
+        self._send(self._desk.responses.fetch(message))
+
+    def _forget(self, message: messages.Forget) -> None:
+        self._send(messages.Kept(self._desk.responses.forget(message)))
+
     def _stop(self, _: messages.Stop) -> None:
         self._desk.stop.set()
 
@@ -226,5 +235,8 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.Report: Connection._report,
     messages.Recall: Connection._recall,
     messages.Remember: Connection._remember,
+    messages.Keep: Connection._keep,
+    messages.Fetch: Connection._fetch,
+    messages.Forget: Connection._forget,
     messages.Stop: Connection._stop,
 }

@@ -13,6 +13,7 @@ from vllm_obtain.metrics import Gauges, Numbers
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.answers import Answers
 from vllm_obtain.supervisor.engine import Engine
+from vllm_obtain.supervisor.kept import KeptResponses
 from vllm_obtain.supervisor.lease import Leases
 from vllm_obtain.supervisor.meter import Meter, Reading
 from vllm_obtain.supervisor.owners import Owners
@@ -37,6 +38,7 @@ class Desk:
         self.pool = Pool(settings, catalogue, folder, self.numbers, self.meter)
         self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)
         self.answers = Answers(settings.cache_size)
+        self.responses = KeptResponses(settings.responses_store_mb * 1024 * 1024)
         self.owners = Owners()
         self.version = version
         self.stop = asyncio.Event()
@@ -53,6 +55,7 @@ class Desk:
             system=reading.system,
             in_flight=self.leases.in_flight,
             cache=self.answers.size,
+            responses=self.responses.size,
             handovers=self.pool.handovers.last,
         )
 
