@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import limit, open_streams, relay, report, tax
+from bench import limit, open_streams, relay, report, tax, translate
 from bench.checks import Check
 from bench.plan import FULL, QUICK, Plan
 from bench.service import ROOT, NotStarted
@@ -52,6 +52,9 @@ def _measure(plan: Plan, models: Path) -> tuple[dict[str, Any], list[Check]]:
     checks: list[Check] = []
     _say("the tax: the embedded model, bare and through the gateway in turns")
     figures["tax"], verdicts = tax.measure(plan, models)
+    checks += verdicts
+    _say("checking and translating requests")
+    figures["translation"], verdicts = translate.measure(models)
     checks += verdicts
     with stubbed({}) as service:
         _say("relay capacity: a stub engine directly, through nginx, and through the gateway")

@@ -7,6 +7,7 @@ from typing import Any
 
 RATIO = 0.98
 ADDED_MS = 3.0
+TRANSLATION_MS = 1.0
 WORKER_MB = 250.0
 HEALTH_P99_MS = 50.0
 
@@ -24,6 +25,7 @@ EXPECTED = {
     "burst of 64 at once: added p50 to first token": "32 ms",
     "/health p99 while the streams are opened": "50 ms",
     "/health p99, all streams advance at once": "100 ms",
+    "validation and translation, with a tool: p50": "0.5 ms",
     "worker CPU per chunk, one chunk a read": "100 us",
 }
 
@@ -76,6 +78,17 @@ def added(streams: int, p50: float, p95: float) -> Check:
 def told(what: str, seen: str) -> Check:
     """Tell a figure that has no target."""
     return Check(what, EXPECTED.get(what, ""), "", seen)
+
+
+def translation(p50: float) -> Check:
+    """Judge the time it takes to check a plain chat request and to write it for an engine."""
+    return Check(
+        "validation and translation, a plain chat of 10 messages: p50",
+        "0.2 ms",
+        f"<= {TRANSLATION_MS:g} ms",
+        f"{p50:.2f} ms",
+        p50 <= TRANSLATION_MS,
+    )
 
 
 def open_streams(streams: int, failed: int) -> Check:

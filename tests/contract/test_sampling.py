@@ -114,6 +114,19 @@ def test_a_bias_forbids_and_forces_tokens(target: Target) -> None:
         assert forced.text == " cat cat cat"
 
 
+def test_ends_can_be_ignored(target: Target) -> None:
+    if target.honours(TEXT, ignore_eos=True):
+        ends = {"logit_bias": {"2": 30}, "max_tokens": 6}
+        assert target.complete(COUNT, **ends).finish == "stop"
+        assert target.complete(COUNT, **ends, ignore_eos=True).finish == "length"
+
+
+def test_a_least_number_of_tokens(target: Target) -> None:
+    if target.honours(TEXT, min_tokens=4):
+        answer = target.complete(COUNT, logit_bias={"2": 30}, max_tokens=6, min_tokens=4)
+        assert answer.usage is not None and 4 <= answer.usage["completion_tokens"] <= 6
+
+
 def test_n_gives_several_choices(target: Target) -> None:
     if target.honours(CHAT, n=2) and target.honours(TEXT, n=2):
         for path in (CHAT, TEXT):

@@ -30,7 +30,8 @@ class Mlx(Adapter):
     conversion = "mlx"
     parameters = frozenset(
         "max_tokens max_completion_tokens temperature top_p top_k min_p repetition_penalty "
-        "presence_penalty frequency_penalty n stop seed logit_bias logprobs top_logprobs".split()
+        "presence_penalty frequency_penalty n stop seed logit_bias logprobs top_logprobs "
+        "ignore_eos".split()
     )
 
     def missing(self) -> str | None:
@@ -62,6 +63,8 @@ class Mlx(Adapter):
         body["add_special_tokens"] = not task.is_chat
         if (alternatives := task.request.wanted_logprobs) is not None:
             body["logprobs"] = alternatives
+        if task.request.ignore_eos:
+            body["ignore_eos"] = True
         if task.grammar is not None:
             body["grammar"] = task.grammar
         return body

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from . import http
@@ -13,7 +15,7 @@ from .errors import Refusal, too_long
 from .events import Event
 from .load import Loaded
 from .render import Renderer
-from .request import Request, integer, read_logprobs, read_sampling, read_stop
+from .request import Request, Sampling, integer, read_logprobs, read_sampling, read_stop
 from .row import horizon
 from .scheduler import Scheduler, Told
 
@@ -107,7 +109,7 @@ class Service:
             tokens=tokens,
             max_tokens=most,
             bounded=bounded,
-            sampling=read_sampling(body, self._loaded.vocabulary),
+            sampling=self._sampling(self._loaded, body),
             stop=read_stop(body),
             logprobs=read_logprobs(body),
             tell=tell,
@@ -117,6 +119,13 @@ class Service:
         # By the scheduler's own measure: what passes here must fit when it is alone.
         self._loaded.memory.check(horizon(request, 0), len(tokens), request.choices)
         return request
+
+    def _sampling(self, loaded: Loaded, body: dict[str, Any]) -> Sampling:
+        sampling = read_sampling(body, loaded.vocabulary)
+        if body.get("ignore_eos") is not True:
+            return sampling
+        never = dict.fromkeys(loaded.ends, -math.inf)
+        return replace(sampling, logit_bias=sampling.logit_bias | never)
 
     def _metrics(self, scheduler: Scheduler) -> dict[str, Any]:
         return {
