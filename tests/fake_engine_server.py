@@ -51,6 +51,7 @@ class Switches:
         pace: seconds before each token.
         request_log: a file; `arrived`, then `done N` or `cancelled N` for each request and its
             tokens.
+        body_log: a file; the body of each request, one a line.
     """
 
     slots: int = 8
@@ -76,6 +77,7 @@ class Switches:
     lacks: str = ""
     pace: float = 0.0
     request_log: str = ""
+    body_log: str = ""
 
     @classmethod
     def read(cls, path: str | Path) -> Switches:
@@ -130,7 +132,8 @@ class Completion:
         self._server = server
         self._client = client
         self._body = body
-        prompt = str(body["prompt"])
+        self._chat = "messages" in body
+        prompt = body["messages"][-1]["content"] if self._chat else str(body["prompt"])
         self._words = last_message(prompt).split() or ["nothing"]
         self._warm_up = prompt == "Hello" and not server.switches.warm_up_too
         self._switches = Switches() if self._warm_up else server.switches
@@ -139,6 +142,9 @@ class Completion:
 
     def run(self) -> None:
         """Answer, unless a switch or the client is against it."""
+        if self._switches.body_log:
+            with Path(self._switches.body_log).open("a") as file:
+                file.write(json.dumps(self._body) + "\n")
         self._note("arrived")
         try:
             self._trouble_before()
@@ -204,7 +210,8 @@ class Completion:
         self._client.settimeout(None)
 
     def _choice(self, text: str, reason: str | None, index: int) -> None:
-        self._send(choices=[{"index": index, "finish_reason": reason, "text": text}])
+        piece = {"delta": {"content": text} if text else {}} if self._chat else {"text": text}
+        self._send(choices=[{"index": index, "finish_reason": reason, **piece}])
 
     def _send(self, **chunk: Any) -> None:
         self._chunk(b"data: " + json.dumps(chunk).encode() + b"\n\n")

@@ -107,6 +107,9 @@ def _chats(command: str, answer: str) -> None:
     if '"stream": true' in command:
         assert answer.rstrip().endswith("data: [DONE]")
         assert holds_words(text_of(answer.encode())), answer
+    elif '"tools"' in command:
+        (call,) = json.loads(answer)["choices"][0]["message"]["tool_calls"]
+        assert list(json.loads(call["function"]["arguments"])) == ["city"]
     else:
         assert holds_words(whole_text_of(answer.encode())), answer
 

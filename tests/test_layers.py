@@ -16,6 +16,8 @@ LAYERS = [
     {
         "errors",
         "settings",
+        "model_file",
+        "model_settings",
         "_host",
         "_nvidia",
         "_footprint",

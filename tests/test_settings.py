@@ -35,6 +35,7 @@ EXAMPLE = ROOT / ".env.example"
         ("MODEL_ENGINES", "a=tpu", "mlx, vllm, llama_cpp"),
         ("DEVICE_TYPE", "tpu", "'auto', 'mps', 'cuda' or 'cpu'"),
         ("MODELS_DIR", "~no-such-user-here/models", "a path"),
+        ("MODEL_SETTINGS", "~no-such-user-here/models.toml", "a path"),
         ("LOG_DIR", "~no-such-user-here/logs", "a path"),
         ("MAX_CONCURRENT_MODELS", "0", "greater than or equal to 1"),
         ("MLX_MEMORY_FRACTION", "0", "greater than 0"),

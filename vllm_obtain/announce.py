@@ -6,7 +6,7 @@ import json
 import sys
 
 from vllm_obtain.api.services import Services
-from vllm_obtain.engines.choice import default_model, unused_pins
+from vllm_obtain.engines.choice import default_model, hidden_aliases, unused_pins, unused_tables
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Done, Load
@@ -32,7 +32,7 @@ def announce(made: Services) -> None:
     try:
         model = default_model(made.catalogue, made.settings)
     except ServiceError as error:
-        _say(f"\nvllm-obtain answers at {url}, but DEFAULT_MODEL is wrong: {error.message}\n")
+        _say(f"\nvllm-obtain answers at {url}, but its default model is wrong: {error.message}\n")
         return
     if model is None:
         _say(
@@ -45,12 +45,21 @@ def announce(made: Services) -> None:
     except ServiceError as error:
         _say(f"\nvllm-obtain answers at {url}, but its model does not:\n  {error.message}\n")
         return
-    for name in unused_pins(made.catalogue.known(), made.settings):
-        log.warning("MODEL_ENGINES names a model that is not here", model=name)
+    _warn(made)
     body = json.dumps(
         {"model": model.name, "messages": [{"role": "user", "content": "Tell me a joke."}]}
     )
     _say(_BANNER.format(url=url, model=model.name, engine=done.engine, body=body))
+
+
+def _warn(made: Services) -> None:
+    """Tell of settings that mean nothing today; a model may be put there later."""
+    for name in unused_pins(made.catalogue.known(), made.settings):
+        log.warning("MODEL_ENGINES names a model that is not here", model=name)
+    for name in unused_tables(made.catalogue, made.settings):
+        log.warning("MODEL_SETTINGS names a model that is not here", model=name)
+    for alias in hidden_aliases(made.catalogue, made.settings):
+        log.warning("an alias is hidden by a model of that name", alias=alias)
 
 
 def _say(text: str) -> None:

@@ -23,7 +23,7 @@ from vllm_obtain.api.hasten import calm_collector, hasten
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.errors import SettingsError, StartError
 from vllm_obtain.launch import require_free
-from vllm_obtain.settings import load_settings
+from vllm_obtain.settings import FROZEN, load_settings
 from vllm_obtain.supervisor import runtime
 from vllm_obtain.supervisor.service import raise_file_limit
 
@@ -58,8 +58,13 @@ def on_starting(server: Any) -> None:
         os.environ["PORT"] = str(address[1])
         os.environ["HOST"] = str(address[0])
     os.environ[OWNER_VARIABLE] = str(os.getpid())
+    # What a master before this one (USR2) read may have changed.
+    os.environ.pop(FROZEN, None)
     try:
         settings = load_settings()
+        # A worker that comes later shall neither fail for a line that was written meanwhile, nor
+        # take the supervisor's settings for other ones.
+        os.environ[FROZEN] = settings.models.text
         if isinstance(address, tuple) and "GUNICORN_FD" not in os.environ:
             require_free(*address)
         log.configure(settings, "gateway")

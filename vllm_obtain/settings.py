@@ -19,11 +19,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     WrapValidator,
 )
 
+from vllm_obtain import model_file
 from vllm_obtain.errors import SettingsError
+from vllm_obtain.model_settings import ModelTable
 
 Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
@@ -32,6 +35,10 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 # What a number stands for that was given as "auto".
 AUTO = 0
+
+# The text of the file MODEL_SETTINGS, handed to other processes: a worker that is started later
+# shall not read what has been written since.
+FROZEN = "VLLM_OBTAIN_MODEL_SETTINGS"
 
 _PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
 
@@ -124,6 +131,7 @@ class Settings(BaseModel):
     default_model: str = ""
     model_engines: Annotated[str, AfterValidator(_pins)] = ""
     models_dir: AbsolutePath = Path("models").absolute()
+    model_settings: AbsolutePath = Path("models.toml").absolute()
     max_concurrent_models: int = Field(1, ge=1, le=64)
     mlx_memory_fraction: float = Field(0.8, gt=0, le=0.95)
 
@@ -151,6 +159,8 @@ class Settings(BaseModel):
     cache_size: int = Field(1000, ge=1, le=1_000_000)
     responses_store_mb: int = Field(64, ge=0, le=65_536)
 
+    _models: ModelTable = PrivateAttr(default_factory=ModelTable)
+
     @classmethod
     def load(cls, environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         """Read the settings.
@@ -175,8 +185,14 @@ class Settings(BaseModel):
             settings = cls.model_validate(values)
         except ValidationError as error:
             raise SettingsError(_explain(error, values)) from None
+        settings._models = model_file.read(settings.model_settings, merged.get(FROZEN))
         settings._check_engine()
         return settings
+
+    @property
+    def models(self) -> ModelTable:
+        """What MODEL_SETTINGS says of single models."""
+        return self._models
 
     @property
     def pulse(self) -> float | None:
@@ -192,6 +208,7 @@ class Settings(BaseModel):
     def environ(self) -> dict[str, str]:
         """Every setting as a variable, for another process to read as this one did."""
         found = {name.upper(): str(value) for name, value in self}
+        found[FROZEN] = self.models.text
         return found | ({"WORKERS": "auto"} if self.workers == AUTO else {})
 
     @property
@@ -209,6 +226,7 @@ class Settings(BaseModel):
                     f"MODEL_ENGINES={self.model_engines!r} is not allowed: {engine!r}, named for "
                     f"{name!r}, is not an engine. Allowed: {', '.join(engines)}."
                 )
+        self._models.check(engines, self.max_concurrent_models, self.default_model)
         allowed = ["auto", *engines]
         if self.inference_engine not in allowed:
             raise SettingsError(

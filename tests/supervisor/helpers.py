@@ -51,7 +51,7 @@ class Rig:
 
     def __init__(self, models: Path, runtime: Path, **env: Any) -> None:
         settings = settings_for(models, **env)
-        self.catalogue = fresh_catalogue(settings.models_dir)
+        self.catalogue = fresh_catalogue(settings)
         self.numbers = Numbers()
         self.meter = Meter()
         self.pool = Pool(settings, self.catalogue, runtime, self.numbers, self.meter)

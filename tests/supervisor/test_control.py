@@ -109,7 +109,7 @@ class Office:
 @contextlib.asynccontextmanager
 async def office(models: Path, runtime: Path, **env: Any) -> AsyncIterator[Office]:
     settings = settings_for(models, **env)
-    desk = Desk(settings, fresh_catalogue(settings.models_dir), runtime, "v1")
+    desk = Desk(settings, fresh_catalogue(settings), runtime, "v1")
     path = runtime / "control.sock"
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(desk), path)
     made = Office(desk, path)

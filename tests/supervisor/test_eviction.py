@@ -6,6 +6,7 @@ from vllm_obtain.supervisor.eviction import Occupant, victims
 
 IDLE_OLD, IDLE_NEW = Occupant("idle-old", 0, 1), Occupant("idle-new", 0, 9)
 BUSY_OLD, BUSY_NEW = Occupant("busy-old", 2, 0), Occupant("busy-new", 1, 8)
+PINNED = Occupant("pinned", 0, 0, pinned=True)
 LEAVING = Occupant("leaving", 3, 0, leaving=True)
 
 
@@ -22,6 +23,9 @@ LEAVING = Occupant("leaving", 3, 0, leaving=True)
         ([LEAVING, IDLE_NEW], 2, []),
         ([LEAVING, IDLE_NEW], 1, ["idle-new"]),
         ([LEAVING], 1, []),
+        ([PINNED, BUSY_NEW], 2, ["busy-new"]),
+        ([PINNED, IDLE_NEW], 1, ["idle-new"]),
+        ([PINNED], 1, []),
     ],
 )
 def test_victims(occupants: list[Occupant], places: int, expected: list[str]) -> None:

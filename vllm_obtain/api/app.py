@@ -48,7 +48,7 @@ def _services(settings: Settings) -> Services:
     supervisor.ensure_running(replace=True)
     reporter = Reporter(supervisor)
     reporter.start()
-    catalogue = Catalogue(settings.models_dir)
+    catalogue = Catalogue(settings.models_dir, table=settings.models)
     catalogue.models()
     connections = Connections(settings.worker_connections)
     flights = Flights(settings.pulse)

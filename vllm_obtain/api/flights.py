@@ -43,7 +43,7 @@ def key_of(request: InferenceRequest, model: Model, api_key: str) -> bytes:
         for name in request.__struct_fields__
         if name not in request.LABELS and (value := getattr(request, name)) is not None
     }
-    parts = [api_key, type(request).__name__, model.name, model.revision]
+    parts = [api_key, type(request).__name__, model.name, model.revision, model.adapter_revision]
     digest = hashlib.blake2b("\0".join(parts).encode() + b"\0" + _canonical(asked), digest_size=24)
     return digest.digest()
 

@@ -10,6 +10,7 @@ import msgspec
 from flask import Response, g, request
 
 from vllm_obtain.api.cancel import Cancel, watched
+from vllm_obtain.api.defaults import fill
 from vllm_obtain.api.flights import key_of, recall_or_generate
 from vllm_obtain.api.generate import Generation
 from vllm_obtain.api.leniency import Leniency
@@ -17,7 +18,6 @@ from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.prepare import Prepared, prepare_chat, prepare_completion
-from vllm_obtain.chat.speaker import speaker
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
@@ -66,6 +66,7 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
     _check(asked)
     model = _model(made, asked)
     g.model = model.name
+    fill(asked, model, made.model_settings.of(model.name))
     prepared = _prepared(asked, model)
     cancel = Cancel()
     with ExitStack() as held:
@@ -88,7 +89,7 @@ def _prepared(asked: InferenceRequest, model: Model) -> Prepared:
     while True:
         try:
             if isinstance(asked, ChatRequest):
-                return prepare_chat(asked, speaker(model))
+                return prepare_chat(asked, services().speaker(model))
             return prepare_completion(asked)
         except UnsupportedParameter as error:
             asked = leniency().without(asked, error)

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from flask import Response, jsonify, request
 
-from vllm_obtain.api.services import services
+from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
 from vllm_obtain.engines.choice import why_not
 from vllm_obtain.messages import Done, Load, Unload
 from vllm_obtain.protocol.parse import decode
-from vllm_obtain.settings import Settings, engine_name
+from vllm_obtain.settings import engine_name
 
 
 class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,14 +37,21 @@ _unload = msgspec.json.Decoder(UnloadBody)
 def index() -> Response:
     """GET /v1/models."""
     made = services()
-    data = [describe(model, made.settings) for model in made.catalogue.models()]
+    data = []
+    for model in made.catalogue.models():
+        described = describe(made, model)
+        data.append(described)
+        data += [_as(alias, described) for alias in described["aliases"]]
     return jsonify(object="list", data=data)
 
 
 def show(name: str) -> Response:
     """GET /v1/models/{id}."""
     made = services()
-    return jsonify(describe(made.catalogue.find(name), made.settings))
+    described = describe(made, made.catalogue.find(name))
+    same = (alias for alias in described["aliases"] if alias.casefold() == name.casefold())
+    alias = next(same, None)
+    return jsonify(_as(alias, described) if alias else described)
 
 
 def load() -> tuple[Response, int]:
@@ -76,19 +83,28 @@ def unload() -> Response:
     return jsonify(model=model.name, engine=done.engine, state=done.state)
 
 
-def describe(model: Model, settings: Settings) -> dict[str, Any]:
+def describe(made: Services, model: Model) -> dict[str, Any]:
     """Describe a model as OpenAI does, and say what else is known of it."""
-    problem = why_not(model, settings)
+    problem = why_not(model, made.settings)
     return {
         "id": model.name,
         "object": "model",
         "created": int(model.modified),
         "owned_by": "local",
+        "root": model.name,
+        "parent": model.base,
+        "alias_of": None,
+        "aliases": made.catalogue.aliases(model),
         "format": model.format,
         "size_bytes": model.size_bytes,
         "architecture": model.architecture,
-        "context_length": model.context_length,
-        "capabilities": capabilities(model),
+        "context_length": made.model_settings.of(model.name).context or model.context_length,
+        "capabilities": capabilities(model, made.model_settings.of(model.name).chat_template),
         "loadable": problem is None,
         "reason": problem,
     }
+
+
+def _as(alias: str, described: dict[str, Any]) -> dict[str, Any]:
+    """Describe an alias, for clients that look for a name in the list."""
+    return described | {"id": alias, "alias_of": described["id"], "aliases": []}

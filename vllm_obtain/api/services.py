@@ -10,9 +10,11 @@ from flask import current_app
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
-from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.catalogue import Catalogue, Model
+from vllm_obtain.chat.speaker import Speaker, speaker
 from vllm_obtain.engines import registry
 from vllm_obtain.engines.base import Adapter
+from vllm_obtain.model_settings import ModelTable
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.client import Supervisor
 
@@ -31,11 +33,24 @@ class Services:
     flights: Flights
     _adapters: dict[str, Adapter] = field(default_factory=dict)
 
+    @property
+    def model_settings(self) -> ModelTable:
+        """What the owner set for single models; `.of(model.name)`."""
+        return self.settings.models
+
     def adapter(self, name: str) -> Adapter:
         """The adapter of an engine, made once."""
         if name not in self._adapters:
             self._adapters[name] = registry.adapter(name, self.settings)
         return self._adapters[name]
+
+    def speaker(self, model: Model) -> Speaker:
+        """How a model talks.
+
+        Raises:
+            TemplateError: its chat template is broken.
+        """
+        return speaker(model, self.model_settings.of(model.name).chat_template)
 
 
 def services() -> Services:

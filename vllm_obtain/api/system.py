@@ -10,6 +10,7 @@ import msgspec
 from flask import Response, jsonify
 
 from vllm_obtain import __version__
+from vllm_obtain.api.effective import effective
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.engines import detect
 from vllm_obtain.engines.choice import default_model, why_not
@@ -57,6 +58,7 @@ def status() -> Response:
         "handovers": now.handovers,
         "engines_available": [_available(found) for found in detect.snapshot(made.settings)],
         "model_engines": made.settings.engine_pins,
+        "model_settings": effective(made),
     }
     return Response(msgspec.json.encode(body), mimetype="application/json")
 

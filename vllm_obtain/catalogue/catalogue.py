@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from vllm_obtain.catalogue.adapters import with_adapters
 from vllm_obtain.catalogue.model import Model
 from vllm_obtain.catalogue.naming import clean
 from vllm_obtain.catalogue.scan import scan
 from vllm_obtain.errors import ModelNotFound
+from vllm_obtain.model_settings import ModelTable
 
 INTERVAL: Final = 1.0  # seconds between two scans, at least
 _SHOWN_NAME: Final = 200  # characters of an unknown name that an error repeats
@@ -23,14 +25,22 @@ class Catalogue:
     Args:
         models_dir: the folder; it may be missing or appear later.
         clock: seconds of a clock that never goes back.
+        table: what the owner set for single models; aliases come from there.
     """
 
-    def __init__(self, models_dir: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        clock: Callable[[], float] = time.monotonic,
+        table: ModelTable | None = None,
+    ) -> None:
         self._models_dir = models_dir
         self._clock = clock
+        self._table = table or ModelTable()
         # Held during a scan, never for a look-up: the snapshot is replaced as a whole.
         self._scanning = threading.Lock()
         self._scanned_at: float | None = None
+        self._on_disk: list[Model] = []
         self._snapshot: tuple[Model, ...] = ()
 
     def models(self) -> list[Model]:
@@ -46,8 +56,8 @@ class Catalogue:
         """Look a model up; without touching the disk if it is known.
 
         Args:
-            name: its name; capitals matter only between names that differ by nothing else. It is
-                compared with the known names, never used as a path.
+            name: its name or an alias; capitals matter only between names that differ by nothing
+                else. It is compared with the known names, never used as a path.
 
         Raises:
             ModelNotFound: there is no such model, even after a new scan.
@@ -64,8 +74,20 @@ class Catalogue:
         """The models of the last scan, without a look at the disk."""
         return self._snapshot
 
+    def aliases(self, model: Model) -> list[str]:
+        """The other names of a model; one that is also the name of a model means that one."""
+        taken = {each.name.casefold() for each in self._snapshot}
+        return [a for a in self._table.of(model.name).aliases if a.casefold() not in taken]
+
     def _look_up(self, name: str) -> Model | None:
-        wanted, snapshot = clean(name), self._snapshot
+        wanted = clean(name)
+        found = self._named(wanted)
+        if found is None and (meant := self._table.meant(wanted)) != wanted:
+            found = self._named(meant)
+        return found
+
+    def _named(self, wanted: str) -> Model | None:
+        snapshot = self._snapshot
         for model in snapshot:
             if model.name == wanted:
                 return model
@@ -78,7 +100,8 @@ class Catalogue:
         try:
             now = self._clock()
             if self._scanned_at is None or now - self._scanned_at >= INTERVAL:
-                self._snapshot = tuple(scan(self._models_dir, self._snapshot))
+                self._on_disk = scan(self._models_dir, self._on_disk)
+                self._snapshot = tuple(with_adapters(self._on_disk, self._table))
                 self._scanned_at = self._clock()
         finally:
             self._scanning.release()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_obtain.catalogue import sampling
 from vllm_obtain.catalogue.files import opened
 from vllm_obtain.catalogue.gguf_cursor import Cursor, GGUFError
 from vllm_obtain.catalogue.gguf_layout import Layout
 from vllm_obtain.catalogue.gguf_types import FILE_TYPES
+from vllm_obtain.catalogue.sampling import Pairs
 
 __all__ = ["GGUFError", "GGUFHeader", "check_part", "read_header"]
 
@@ -33,6 +35,7 @@ class GGUFHeader:
         tensor_count: tensors in this file; a split model has more in its other parts.
         has_chat_template: whether it knows how to write a conversation as a prompt.
         vocab_size: tokens in its vocabulary.
+        sampling: how its makers want it to draw, by our names.
     """
 
     architecture: str
@@ -50,6 +53,7 @@ class GGUFHeader:
     tensor_count: int
     has_chat_template: bool
     vocab_size: int | None
+    sampling: Pairs = ()
 
     def kv_bytes_per_token(self, bytes_per_value: float = 2) -> int | None:
         """Memory that one token takes in the key-value cache.
@@ -139,4 +143,5 @@ def _header(layout: Layout) -> GGUFHeader:
         tensor_count=layout.tensor_count,
         has_chat_template=layout.has("tokenizer.chat_template"),
         vocab_size=layout.length("tokenizer.ggml.tokens"),
+        sampling=sampling.of_gguf(layout),
     )

@@ -120,6 +120,17 @@ class Layout:
             raise GGUFError(f"has a {key} with {count} elements")
         return tuple(self._number(key, type_id) for _ in range(count))
 
+    def scalar(self, key: str) -> int | float | None:
+        """The one number under this key, whole or not, or None."""
+        type_id = self._go_to(key)
+        if type_id is None:
+            return None
+        if type_id not in SCALARS:
+            raise GGUFError(f"has a {key} that is not one number")
+        scalar = SCALARS[type_id]
+        found: int | float = scalar.unpack(self._cursor.read(scalar.size))[0]
+        return found
+
     def value(self, key: str) -> Value | None:
         """Whatever is under this key, or None; arrays whole, so not for files at a scan."""
         type_id = self._go_to(key)

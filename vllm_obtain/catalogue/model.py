@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vllm_obtain.catalogue.gguf import GGUFHeader
+from vllm_obtain.catalogue.sampling import Pairs
 
 Format = Literal["gguf", "safetensors"]
 
@@ -25,6 +26,9 @@ class Model:
         architecture: as its files name it (`llama`, `LlamaForCausalLM`), or None.
         context_length: tokens it was trained for, or None.
         header: the facts of its GGUF file, or None.
+        sampling: how its makers want it to draw, by the names in requests.
+        base: the model that an adapter is for, when this is one with an adapter.
+        adapter_revision: as `revision`, of the adapter; empty when there is none.
         problem: why it can't be used, in one sentence without a subject, or None.
     """
 
@@ -37,4 +41,7 @@ class Model:
     architecture: str | None = None
     context_length: int | None = None
     header: GGUFHeader | None = None
+    sampling: Pairs = ()
+    base: str | None = None
+    adapter_revision: str = ""
     problem: str | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from vllm_obtain.catalogue import gguf, naming, safetensors
 from vllm_obtain.catalogue.found import Found, is_whole_folder, model_of, models_in
 from vllm_obtain.catalogue.model import Model
+from vllm_obtain.catalogue.sampling import of_folder
 from vllm_obtain.catalogue.walk import walk
 
 # GGUF files that only serve another model: they have no name of their own.
@@ -130,6 +131,7 @@ def _read_gguf(model: Model, found: Found) -> Model:
         architecture=header.architecture,
         context_length=header.context_length,
         header=header,
+        sampling=header.sampling,
     )
 
 
@@ -142,5 +144,6 @@ def _read_folder(model: Model, found: Found) -> Model:
         model,
         architecture=facts.architecture,
         context_length=facts.context_length,
+        sampling=of_folder(found.files),
         size_bytes=model.size_bytes - sum(found.files[name].size for name in facts.unused),
     )

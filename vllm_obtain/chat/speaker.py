@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
@@ -51,27 +52,35 @@ class Speaker:
         return text
 
 
-def speaker(model: Model, source: str | None = None) -> Speaker:
+def speaker(model: Model, file: Path | None = None) -> Speaker:
     """Find out how a model talks.
 
     Args:
         model: whose files tell.
-        source: a template that its owner wants instead.
+        file: of a template that its owner wants instead; read once.
 
     Raises:
-        TemplateError: its template is broken.
+        TemplateError: its template is broken, or cannot be read.
     """
-    return _speaker(chat_words(model), source)
+    return _speaker(chat_words(model), None if file is None else _read(file))
 
 
-def capabilities(model: Model) -> dict[str, Any] | None:
+@functools.lru_cache(maxsize=64)
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"The chat template {file.name} cannot be read: {error}.") from None
+
+
+def capabilities(model: Model, file: Path | None = None) -> dict[str, Any] | None:
     """Say what a model's chat template was found to know; None if it is broken."""
     try:
-        found = speaker(model)
+        found = speaker(model, file)
     except TemplateError:
         return None
     return {
-        "chat_template": "assumed" if found.assumed else "own",
+        "chat_template": "assumed" if found.assumed else "set" if file else "own",
         "tools": "template" if found.own_tools else "prompt",
         "reasoning": found.marks is not None,
         "structured_output": True,

@@ -34,10 +34,13 @@ def fixes(settings: Settings, engines: list[Facts], models: list[ModelRow]) -> I
     for name in settings.engine_pins:
         if name.casefold() not in {model.name.casefold() for model in models}:
             yield Finding(f"MODEL_ENGINES names '{name}', and no model here has that name.")
+    for name in settings.models.tables:
+        if name.casefold() not in {model.name.casefold() for model in models}:
+            yield Finding(f"MODEL_SETTINGS names '{name}', and no model here has that name.")
 
 
 def _engines(settings: Settings, engines: list[Facts]) -> Iterator[Finding]:
-    wanted = {settings.inference_engine, *settings.engine_pins.values()}
+    wanted = {settings.inference_engine, *settings.engine_pins.values(), *_named(settings)}
     able = [engine for engine in engines if engine.reason is None]
     for engine in engines:
         # Somebody asked for it by name, or it is there and does not work.
@@ -48,6 +51,10 @@ def _engines(settings: Settings, engines: list[Facts]) -> Iterator[Finding]:
         ways = [engine for engine in engines if engine.install and not engine.installed]
         text = "No engine can run here."
         yield Finding(text, ways[0].install, ways[0].then) if ways else Finding(text)
+
+
+def _named(settings: Settings) -> set[str]:
+    return {each.engine for each in settings.models.tables.values() if each.engine is not None}
 
 
 def improvements(

@@ -19,6 +19,7 @@ from vllm_obtain.errors import ServiceError, SettingsError, StartError
 from vllm_obtain.settings import Settings
 
 _MOST_BAD_SETTINGS = 20
+_NO_TABLES = {"MODEL_SETTINGS": "/nonexistent/models.toml"}
 _VARIABLE = re.compile(r"^([A-Z_]+)=", re.MULTILINE)
 
 
@@ -90,10 +91,11 @@ def _settings(made: Report, environ: Mapping[str, str], dotenv: Path) -> Setting
             made.settings_ok = False
             bad = [name for name in _VARIABLE.findall(str(error)) if values.get(name) != ""]
             made.fix += [Finding(line) for line in str(error).splitlines()]
-            # An empty value stands for the default, also over the file.
-            values |= dict.fromkeys(bad, "")
+            # An empty value stands for the default, also over the file. That of MODEL_SETTINGS is
+            # a file that may be the bad one.
+            values |= dict.fromkeys(bad, "") | (_NO_TABLES if "MODEL_SETTINGS" in bad else {})
             file = file if bad else Path("/nonexistent/.env")
-    return Settings.load({})
+    return Settings.load(_NO_TABLES)
 
 
 def _device(made: Report, settings: Settings) -> None:
@@ -121,7 +123,7 @@ def _plugin(name: str, settings: Settings) -> Facts:
 def _models(made: Report, settings: Settings) -> None:
     if problem := _unreadable(settings.models_dir):
         made.fix.append(problem)
-    models = Catalogue(settings.models_dir).models()
+    models = Catalogue(settings.models_dir, table=settings.models).models()
     for model in models:
         row = ModelRow(model.name, model.format, model.size_bytes)
         made.models.append(row)

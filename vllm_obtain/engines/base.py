@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.catalogue.convert import Target
+from vllm_obtain.engines import honour
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
+from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields, demands
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
@@ -61,6 +63,27 @@ class Adapter(ABC):
     @abstractmethod
     def refuses(self, model: Model) -> str | None:
         """Say why this engine cannot load a model, or None when it can."""
+
+    def dishonours(self, model: Model) -> str | None:
+        """Say which of the owner's settings of a model this engine cannot honour, or None."""
+        owner = self.settings.models.of(model.name)
+        for key in honour.wanted(owner):
+            why = self.cannot(key, owner, model)
+            if key == "context":
+                why = honour.context_too_long(owner, model) or why
+            if why is not None:
+                return honour.said(key, owner, why)
+        return None
+
+    def cannot(self, key: str, owner: ModelSettings, model: Model) -> str | None:  # noqa: ARG002
+        """Say why this engine cannot honour a setting of a model, or None when it can.
+
+        Args:
+            key: one of `honour.KEYS` that is set.
+            owner: what is set for the model.
+            model: the model.
+        """
+        return f"{self.name} does not support it."
 
     @abstractmethod
     def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:

@@ -97,7 +97,12 @@ def only(model: Model, settings: Settings, engine: str) -> Choice:
 
 
 def pinned(model: str, settings: Settings) -> str | None:
-    """Name the engine that MODEL_ENGINES names for a model, capitals or not; None if none."""
+    """Name the engine that is named for a model, capitals or not; None if none.
+
+    The file MODEL_SETTINGS wins over MODEL_ENGINES, which is its short form.
+    """
+    if (engine := settings.models.of(model).engine) is not None:
+        return engine
     pins = settings.engine_pins
     folded = {name.casefold(): engine for name, engine in pins.items()}
     return pins.get(model) or folded.get(model.casefold())
@@ -109,18 +114,31 @@ def unused_pins(models: Iterable[Model], settings: Settings) -> list[str]:
     return [name for name in settings.engine_pins if name.casefold() not in known]
 
 
+def unused_tables(catalogue: Catalogue, settings: Settings) -> list[str]:
+    """List the tables of MODEL_SETTINGS that name no model, perhaps not yet."""
+    known = {model.name.casefold() for model in catalogue.known()}
+    return [name for name in settings.models.tables if name.casefold() not in known]
+
+
+def hidden_aliases(catalogue: Catalogue, settings: Settings) -> list[str]:
+    """List the aliases that mean nothing, since a model on disk has that name."""
+    known = {model.name.casefold() for model in catalogue.known()}
+    return [alias for alias in settings.models.aliases if alias.casefold() in known]
+
+
 def default_model(catalogue: Catalogue, settings: Settings) -> Model | None:
     """Find the model for requests that name none, and for the start.
 
     Returns:
-        DEFAULT_MODEL; if that is empty, the first model that can be served here; if there is
-        none, the first one at all, whose load will say what is wrong; None if there is nothing.
+        DEFAULT_MODEL; if that is empty, the first one that MODEL_SETTINGS loads at the start, or
+        the first model that can be served here; if there is none, the first one at all, whose load
+        will say what is wrong; None if there is nothing.
 
     Raises:
-        ModelNotFound: DEFAULT_MODEL names no model.
+        ModelNotFound: DEFAULT_MODEL, or the model to load at the start, does not exist.
     """
-    if settings.default_model:
-        return catalogue.find(settings.default_model)
+    if name := settings.default_model or next(iter(settings.models.preloaded), ""):
+        return catalogue.find(name)
     return (
         _first_servable(catalogue.known(), settings)
         or _first_servable(catalogue.models(), settings)
@@ -142,7 +160,8 @@ def why_not(model: Model, settings: Settings) -> str | None:
 
 def warm(settings: Settings) -> None:
     """Find out about every engine that may have to serve, before the first request asks."""
-    detect.warm({*registry.candidates(settings), *settings.engine_pins.values()}, settings)
+    tables = {each.engine for each in settings.models.tables.values() if each.engine is not None}
+    detect.warm({*registry.candidates(settings), *settings.engine_pins.values(), *tables}, settings)
 
 
 def _first_servable(models: Iterable[Model], settings: Settings) -> Model | None:
@@ -152,7 +171,8 @@ def _first_servable(models: Iterable[Model], settings: Settings) -> Model | None
 def _allowed(model: Model, settings: Settings) -> tuple[list[str], str]:
     """The engines that the settings leave for a model, and how a reason for one begins."""
     if (name := pinned(model.name, settings)) is not None:
-        return [name], f"MODEL_ENGINES names {name} for it"
+        source = "MODEL_SETTINGS" if settings.models.of(model.name).engine else "MODEL_ENGINES"
+        return [name], f"{source} names {name} for it"
     names = registry.candidates(settings)
     if settings.inference_engine != "auto":
         return names, f"INFERENCE_ENGINE={names[0]}"
@@ -178,6 +198,8 @@ def _choices(
             continue
         if (missing := adapter.missing()) is not None:
             refusals[name] = Refusal(missing, missing=True)
+        elif (reason := adapter.dishonours(model)) is not None:
+            refusals[name] = Refusal(reason, missing=False)
         elif (reason := adapter.refuses(model)) is not None:
             refusals[name] = Refusal(reason, missing=False)
             fitting.append(adapter)

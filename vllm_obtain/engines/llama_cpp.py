@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import detect, llama_cpp_server
+from vllm_obtain.engines import detect, honour, llama_cpp_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
-from vllm_obtain.engines.llama_cpp_sizing import size
+from vllm_obtain.engines.llama_cpp_sizing import CACHE_TYPES, size
 from vllm_obtain.hardware import Machine
+from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
@@ -46,6 +47,17 @@ class LlamaCpp(Adapter):
         if model.format != "gguf":
             return f"llama.cpp loads GGUF files, and this is a {model.format} folder."
         return None
+
+    def cannot(self, key: str, owner: ModelSettings, model: Model) -> str | None:
+        """Everything but floats of 8 bits in the cache."""
+        if key == "kv_cache_type" and owner.kv_cache_type not in CACHE_TYPES:
+            return f"llama.cpp has {', '.join(CACHE_TYPES)}."
+        if key == "gpu":
+            return honour.no_such_gpu(self.name, owner, self.settings)
+        for name, path in (("draft_model", owner.draft_model), ("lora", owner.lora)):
+            if key == name and path is not None and path.suffix.lower() != ".gguf":
+                return "llama.cpp takes a GGUF file here."
+        return None if key in honour.KEYS else super().cannot(key, owner, model)
 
     def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
         """Start `llama_cpp_server` with what `llama_cpp_sizing` works out."""

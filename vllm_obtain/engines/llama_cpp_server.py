@@ -11,6 +11,9 @@ import sys
 import threading
 from typing import Any
 
+# So many tokens as before have to come again before what followed them is guessed.
+_SAME_TOKENS = 4
+
 
 def parameters(config: dict[str, Any]) -> Any:
     """Fill llama.cpp's parameters from the adapter's plan."""
@@ -27,12 +30,47 @@ def parameters(config: dict[str, Any]) -> Any:
     # Threads that wait by spinning starve the gateway, and each other when cores are few.
     params.cpuparams.poll = params.cpuparams_batch.poll = 0
     params.kv_unified = True
+    params.kv_unified_per_slot = config["context"]
+    params.cache_type_k = params.cache_type_v = _cache_type(config["cache_type"])
+    if config["cache_type"] != "f16":
+        # A cache of quantised values needs it, and it is chosen by the device otherwise.
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    _guess_ahead(params, config)
+    if config["lora"]:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = config["lora"], 1.0
+        params.lora_adapters = [adapter]
     params.ui = False
     params.endpoint_metrics = True
     params.endpoint_slots = True
     # Its own keep-alive lines would count as bytes from the engine while nothing happens.
     params.sse_ping_interval = -1
     return params
+
+
+def _guess_ahead(params: Any, config: dict[str, Any]) -> None:
+    """Have tokens guessed by a smaller model, or found in the text so far."""
+    import xllamacpp
+
+    kinds, guesses = xllamacpp.common_speculative_type, params.speculative
+    guesses.draft.n_max = config["drafted"] or guesses.draft.n_max
+    if config["draft_model"]:
+        guesses.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        guesses.draft.mparams.path = config["draft_model"]
+        guesses.draft.n_gpu_layers = config["n_gpu_layers"]
+        guesses.draft.cpuparams.n_threads = config["threads"]
+        guesses.draft.cpuparams_batch.n_threads = config["threads_batch"]
+        guesses.draft.cpuparams.poll = guesses.draft.cpuparams_batch.poll = 0
+    elif config["drafted"]:
+        guesses.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+        guesses.ngram_simple.size_n = _SAME_TOKENS
+        guesses.ngram_simple.size_m = config["drafted"]
+
+
+def _cache_type(name: str) -> Any:
+    import xllamacpp
+
+    return xllamacpp.ggml_type[f"GGML_TYPE_{name.upper()}"]
 
 
 def main() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import detect, mlx_server
+from vllm_obtain.engines import detect, honour, mlx_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.mlx_sizing import size
 from vllm_obtain.engines.openblas import preload
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.log import get_logger
+from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
@@ -43,6 +44,21 @@ class Mlx(Adapter):
         if model.format != "safetensors":
             return f"MLX loads safetensors folders; this {model.format} file needs a conversion."
         return None
+
+    def cannot(self, key: str, owner: ModelSettings, model: Model) -> str | None:
+        """Only what needs nothing from mlx-lm that its batches lack."""
+        match key:
+            case "context":
+                return None
+            case "gpu" if len(owner.gpus) > 1:
+                return "MLX computes on one GPU."
+            case "gpu":
+                return honour.no_such_gpu(self.name, owner, self.settings)
+            case "kv_cache_type":
+                return "MLX keeps the caches of its batches in the model's own floats."
+            case "draft_model" | "ngram":
+                return "MLX answers many requests in one batch, and guesses ahead for none."
+        return super().cannot(key, owner, model)
 
     def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
         """Start `mlx_server` with what `mlx_sizing` works out."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_obtain.catalogue import Model
+from vllm_obtain.engines import honour
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.messages import Limits
 from vllm_obtain.settings import Settings
@@ -50,10 +51,12 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     widen = chosen == "cpu" and machine.system == "Linux" and wide <= memory * WIDE_FRACTION
     caches = max(0, int((memory - (wide if widen else model.size_bytes)) * CACHE_FRACTION))
     slots = min(settings.max_concurrent_requests, MAX_SLOTS)
-    context = model.context_length or DEFAULT_CONTEXT
+    owner = settings.models.of(model.name)
+    context = owner.context or model.context_length or DEFAULT_CONTEXT
     pool = max(4 * context, 1024 * slots)
     if per_token := kv_bytes_per_token(config | ({"torch_dtype": "float32"} if widen else {})):
         pool = max(1024, min(pool, int(caches / per_token / PADDING)))
+    honour.require_context(owner, model, pool)
     context = min(context, pool)
     parameters = {
         "slots": slots,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import detect, hf_config, vllm_server
+from vllm_obtain.engines import detect, hf_config, honour, vllm_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
-from vllm_obtain.engines.vllm_sizing import size
+from vllm_obtain.engines.vllm_sizing import parallel, size
 from vllm_obtain.engines.vllm_stages import stage
 from vllm_obtain.hardware import Machine
+from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
@@ -49,6 +50,35 @@ class Vllm(Adapter):
         if hf_config.read(model).mlx_quantised:
             return "its weights are quantised in MLX's own form, which vLLM does not read."
         return None
+
+    def cannot(self, key: str, owner: ModelSettings, model: Model) -> str | None:
+        """What its command line can say; adapters would need their name in each request."""
+        match key:
+            case "draft_model" | "ngram" if owner.sampling.min_p:
+                return "vLLM has no min_p then, and it is set for the model's sampling."
+            case "context" | "ngram":
+                return None
+            case "gpu":
+                spread = parallel(self.settings)
+                if len(owner.gpus) < spread:
+                    return f"vLLM spreads a model over {spread} GPUs (VLLM_TENSOR_PARALLEL_SIZE)."
+                return honour.no_such_gpu(self.name, owner, self.settings)
+            case "kv_cache_type" if owner.kv_cache_type == "f16":
+                return None
+            case "kv_cache_type" if owner.kv_cache_type == "fp8":
+                return None if self._on_gpu else "vLLM has fp8 on GPUs only."
+            case "kv_cache_type":
+                return "vLLM has f16 and fp8."
+            case "draft_model" if owner.draft_model and not owner.draft_model.is_dir():
+                return "vLLM takes a Hugging Face folder here."
+            case "draft_model":
+                # On a CPU, 0.32 dies of the first request that is drawn and not greedy.
+                return None if self._on_gpu else "vLLM takes it on GPUs only."
+        return super().cannot(key, owner, model)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return detect.facts(self.name, self.settings).device == "cuda"
 
     def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
         """Start `vllm_server` with what `vllm_sizing` works out."""

@@ -72,8 +72,10 @@ def prepare() -> None:
     name = multiprocessing.current_process().name
     if name.startswith("ApiServer"):
         end_with_the_context()
-    elif name != "MainProcess" and version("vllm").endswith("+cpu"):
-        rewind_generators()
+    elif name != "MainProcess":
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            if version("vllm").endswith("+cpu"):
+                rewind_generators()
 
 
 def end_with_the_parent(parent: str | None) -> None:

@@ -6,13 +6,15 @@ figures behind the rules are in docs/architecture.md.
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import hf_config
+from vllm_obtain.engines import hf_config, honour
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.messages import Limits
+from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.settings import Settings
 
 GIB = 2**30
@@ -29,6 +31,8 @@ CORES_PER_FRONT = 4
 MAX_FRONTS = 4
 # What vLLM takes on a GPU beside weights and cache: activations, graphs, the CUDA context.
 GPU_OVERHEAD = 3 * GIB
+# Tokens that a draft model guesses before the model looks at them.
+DRAFTED = 4
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,17 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     on_gpu = device(settings.device_type, machine) == "cuda"
     most = MAX_SEQUENCES_GPU if on_gpu else MAX_SEQUENCES_CPU
     slots = min(settings.max_concurrent_requests, most)
-    context = settings.vllm_max_model_len or model.context_length or DEFAULT_CONTEXT
+    owner = settings.models.of(model.name)
+    named = owner.context or settings.vllm_max_model_len
+    context = named or model.context_length or DEFAULT_CONTEXT
     per_token = hf_config.read(model).kv_bytes_per_token
+    if per_token and owner.kv_cache_type == "fp8":
+        per_token = -(-per_token // 2)
     cache = _gpu_cache(model, settings, machine) if on_gpu else _cpu_cache(machine, per_token)
     pool = max(1024, cache // per_token) if per_token else max(4 * context, 1024 * slots)
+    honour.require_context(owner, model, pool)
     context = min(context, pool)
-    arguments = _common(slots, context)
+    arguments = _common(slots, context) + _set_for_it(owner)
     arguments += _on_gpu(slots, settings, machine, cache) if on_gpu else _on_cpu(slots)
     env = {} if on_gpu else {"VLLM_CPU_KVCACHE_SPACE": str(max(1, cache // GIB))}
     arguments += _parallel(settings)
@@ -63,6 +72,25 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
         env["VLLM_HOST_IP"] = "127.0.0.1"
     arguments += shlex.split(settings.vllm_extra_args)
     return Plan(arguments, env, Limits(slots, pool, context))
+
+
+def parallel(settings: Settings) -> int:
+    """Over how many GPUs a model is spread."""
+    return settings.vllm_tensor_parallel_size * settings.vllm_pipeline_parallel_size
+
+
+def _set_for_it(owner: ModelSettings) -> list[str]:
+    """What the owner set for this model, as vLLM says it."""
+    found = []
+    if owner.kv_cache_type == "fp8":
+        found += ["--kv-cache-dtype", "fp8"]
+    if owner.ngram:
+        guess = {"method": "ngram", "num_speculative_tokens": owner.ngram, "prompt_lookup_max": 4}
+        found += ["--speculative-config", json.dumps(guess)]
+    if owner.draft_model:
+        draft = {"model": str(owner.draft_model), "num_speculative_tokens": DRAFTED}
+        found += ["--speculative-config", json.dumps(draft)]
+    return found
 
 
 def _common(slots: int, context: int) -> list[str]:
@@ -91,7 +119,7 @@ def _on_cpu(slots: int) -> list[str]:
 def _on_gpu(slots: int, settings: Settings, machine: Machine, cache: int) -> list[str]:
     share = settings.vllm_gpu_memory_utilization / settings.max_concurrent_models
     found = ["--gpu-memory-utilization", f"{share:.3g}"]
-    spread = settings.vllm_tensor_parallel_size * settings.vllm_pipeline_parallel_size
+    spread = parallel(settings)
     if settings.max_concurrent_models > 1:
         # vLLM measures what is free while it starts, and a neighbour that loads or answers at
         # that moment spoils the measurement: so the size of the cache is said, not measured.
@@ -119,7 +147,7 @@ def _cpu_cache(machine: Machine, per_token: int | None) -> int:
 
 def _gpu_cache(model: Model, settings: Settings, machine: Machine) -> int:
     """Bytes for the cache over all GPUs that a model is spread over."""
-    spread = settings.vllm_tensor_parallel_size * settings.vllm_pipeline_parallel_size
+    spread = parallel(settings)
     memory = min(gpu.memory_bytes for gpu in machine.gpus) * spread
     share = settings.vllm_gpu_memory_utilization / settings.max_concurrent_models
     return max(GIB, int(memory * share) - model.size_bytes - GPU_OVERHEAD * spread)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
@@ -123,6 +124,10 @@ class Engine:
     def admits(self) -> bool:
         """Whether requests may go to its process now."""
         return self.state is State.READY and self._doubt is None
+
+    def _talks(self) -> dict[str, Any]:
+        file = self._settings.models.of(self.model.name).chat_template
+        return capabilities(self.model, file) or {}
 
     @property
     def _labels(self) -> dict[str, str]:
@@ -241,7 +246,7 @@ class Engine:
         self._watcher = asyncio.create_task(self._watch(life))
         self._count.loaded(self.model.name, self.adapter.name, seconds)
         log.info("ready", engine_pid=life.pid, seconds=round(seconds, 2), **self._labels)
-        log.info("talks", **(capabilities(self.model) or {}), **self._labels)
+        log.info("talks", **self._talks(), **self._labels)
 
     def _fail(self, error: Exception, output: list[str]) -> ServiceError:
         failure = explain(error, self.model.name, self.adapter.name, output)

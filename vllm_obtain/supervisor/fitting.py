@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import hf_config
@@ -19,17 +19,19 @@ WEIGHTS = 1.1
 SPARE = 0.05
 
 
-def need(model: Model, limits: Limits, on_gpu: bool) -> int:
+def need(model: Model, limits: Limits, on_gpu: bool, value_bytes: float = 2) -> int:
     """Estimate the bytes that an engine process will take.
 
     Args:
         model: the files that it loads.
         limits: what it will be able to hold.
         on_gpu: whether in a GPU's own memory.
+        value_bytes: what a value in its cache takes.
     """
     per_token = _cache_bytes_per_token(model) or 0
     overhead = OVERHEAD_GPU if on_gpu else OVERHEAD
-    return int(model.size_bytes * WEIGHTS) + limits.pool_tokens * per_token + overhead
+    cache = int(limits.pool_tokens * per_token * value_bytes / 2)
+    return int(model.size_bytes * WEIGHTS) + cache + overhead
 
 
 def fits(needed: int, available: int, total: int) -> bool:
@@ -42,8 +44,15 @@ def on_own_gpu(machine: Machine, device: str) -> bool:
     return device == "cuda" and any(not gpu.unified for gpu in machine.gpus)
 
 
-def free_and_total(values: Mapping[str, float], on_gpu: bool) -> tuple[int, int]:
+def free_and_total(
+    values: Mapping[str, float], on_gpu: bool, gpus: Sequence[int] = ()
+) -> tuple[int, int]:
     """Read from `hardware.sample` how much memory is free where engines live.
+
+    Args:
+        values: what was measured.
+        on_gpu: whether in GPUs' own memory.
+        gpus: which ones; all when left out.
 
     Returns:
         Both numbers; zeros when nothing is known, so that nothing fits.
@@ -52,7 +61,8 @@ def free_and_total(values: Mapping[str, float], on_gpu: bool) -> tuple[int, int]
         total = values.get("memory_total_bytes", 0)
         return int(values.get("memory_available_bytes", 0)), int(total)
     totals = {name: value for name, value in values.items() if name.endswith("_memory_total_bytes")}
-    cards = {name: value for name, value in totals.items() if name.startswith("gpu")}
+    own = tuple(f"gpu{number}_" for number in gpus) or "gpu"
+    cards = {name: value for name, value in totals.items() if name.startswith(own)}
     used = sum(values.get(name.replace("_total_", "_used_"), 0) for name in cards)
     total = sum(cards.values())
     return int(total - used), int(total)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter, Launch
+from vllm_obtain.engines.honour import gpu_variables, visible
 from vllm_obtain.hardware import describe
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.requests import CompletionRequest
@@ -26,6 +28,13 @@ _numbers = itertools.count(1)
 def file_name() -> str:
     """Begin the names of the files of a process that nobody has had before."""
     return f"{prefix()}{next(_numbers)}"
+
+
+def planned(adapter: Adapter, files: Model, settings: Settings, socket: Path) -> Launch:
+    """Work out how to start an engine on this machine, or the part that its model is put on."""
+    owner = settings.models.of(files.name)
+    launch = adapter.launch(files, settings, visible(describe(), owner), socket)
+    return replace(launch, env={**launch.env, **gpu_variables(owner)})
 
 
 class Life:
@@ -69,7 +78,7 @@ class Life:
         """
         adapter, limit = self._adapter, settings.load_timeout
         path, body = adapter.path(_WARM_UP), adapter.body(_WARM_UP, 1)
-        launch = adapter.launch(self._files, settings, describe(), self.socket)
+        launch = planned(adapter, self._files, settings, self.socket)
         try:
             async with asyncio.timeout(limit):
                 await self._process.start(launch)

@@ -52,6 +52,21 @@ def unloaded(model: str) -> ServiceError:
     )
 
 
+class NoPlace(EngineFailed):
+    """No other engine would get a place either."""
+
+
+def no_place(model: str, pinned: Sequence[str], places: int) -> NoPlace:
+    """Make the error for a model that would have to wait for ever."""
+    return NoPlace(
+        f"'{model}' cannot be loaded: pinned models ({', '.join(pinned)}) hold all places "
+        f"(MAX_CONCURRENT_MODELS={places}). Raise it, or unload one of them.",
+        status=503,
+        code="no_place_for_model",
+        retry=False,
+    )
+
+
 def superseded(model: str, engine: str) -> ServiceError:
     """Make the error for those who waited for a load that another engine took the place of."""
     return EngineFailed(

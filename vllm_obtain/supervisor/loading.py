@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vllm_obtain.engines.choice import Choice
+from vllm_obtain.engines.honour import beside_bytes, value_bytes
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.hardware import describe, device
 from vllm_obtain.log import get_logger
@@ -15,7 +16,8 @@ from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import fitting
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.handovers import Handovers
-from vllm_obtain.supervisor.load_failure import neither, stays
+from vllm_obtain.supervisor.life import planned
+from vllm_obtain.supervisor.load_failure import NoPlace, neither, stays
 from vllm_obtain.supervisor.meter import Meter
 from vllm_obtain.supervisor.room import Room
 from vllm_obtain.supervisor.seat import Seat
@@ -69,7 +71,7 @@ class Loader:
             except _Changed:
                 continue
             except ServiceError as error:
-                if not self.fail_over(seat, error.message):
+                if isinstance(error, NoPlace) or not self.fail_over(seat, error.message):
                     # The next request begins with the best one again.
                     seat.start_over()
                     raise
@@ -193,10 +195,12 @@ class Loader:
     async def _estimate(self, engine: Engine) -> bool:
         machine = describe()
         on_gpu = fitting.on_own_gpu(machine, device(self._settings.device_type))
-        launch = engine.adapter.launch(engine.files, self._settings, machine, Path("not-yet"))
-        needed = fitting.need(engine.files, launch.limits, on_gpu)
+        launch = planned(engine.adapter, engine.files, self._settings, Path("not-yet"))
+        owner = self._settings.models.of(engine.files.name)
+        needed = fitting.need(engine.files, launch.limits, on_gpu, value_bytes(owner))
+        needed += beside_bytes(owner)
         values = (await self._meter.read()).system
-        return fitting.fits(needed, *fitting.free_and_total(values, on_gpu))
+        return fitting.fits(needed, *fitting.free_and_total(values, on_gpu, owner.gpus))
 
 
 class _Changed(Exception):

@@ -22,6 +22,7 @@ from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.choosing import Chooser
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.handovers import Handovers
+from vllm_obtain.supervisor.idle import IdleUnloader
 from vllm_obtain.supervisor.load_failure import busy, superseded, unloaded
 from vllm_obtain.supervisor.loading import Loader
 from vllm_obtain.supervisor.meter import Meter
@@ -70,6 +71,11 @@ class Pool:
         self._loader = Loader(
             settings, self._room, self._chooser.choices, self._make, self.handovers, meter
         )
+        self._idle = IdleUnloader(settings.models, self._seats, self._room)
+
+    def watch(self) -> None:
+        """Begin to unload what is not used for as long as its owner said."""
+        self._tasks.spawn(self._idle.run())
 
     @property
     def engines(self) -> list[Engine]:
@@ -255,7 +261,8 @@ class Pool:
         return seat.under_way if seat is not None else None
 
     def _seat(self, model: Model) -> Seat:
-        return self._seats.setdefault(model.name, Seat(model.name))
+        pinned = self._settings.models.of(model.name).pin
+        return self._seats.setdefault(model.name, Seat(model.name, pinned))
 
     def _make(self, seat: Seat, choice: Choice) -> Engine:
         """Make an engine; it outlives its processes, so that crashes add up."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from vllm_obtain.log import get_logger
 from vllm_obtain.supervisor.engine import Engine
-from vllm_obtain.supervisor.eviction import victims
+from vllm_obtain.supervisor.eviction import held_for_good, victims
+from vllm_obtain.supervisor.load_failure import no_place
 from vllm_obtain.supervisor.seat import Seat
 from vllm_obtain.supervisor.states import OCCUPIES
 
@@ -42,12 +43,17 @@ class Room:
 
         Args:
             newcomer: the model; engines of its own that were replaced do not count.
+
+        Raises:
+            EngineFailed: pinned models hold all places.
         """
         while True:
             others = [s for s in self._seats.values() if s is not newcomer and s.occupies]
             occupants = [seat.occupant() for seat in others]
             if len(occupants) < self._places and newcomer.engine not in self._leaving:
                 return
+            if pinned := held_for_good(occupants, self._places):
+                raise no_place(newcomer.name, pinned, self._places)
             for name in victims(occupants, self._places):
                 log.info("making room", model=newcomer.name, leaving=name)
                 # It may be about to be started again, after a crash, though nobody waits for it.

@@ -116,6 +116,7 @@ def version(settings: Settings) -> str:
     """
     root = Path(__file__).parent.parent
     digest = hashlib.sha256(settings.model_dump_json(exclude=set(_GATEWAY_ONLY)).encode())
+    digest.update(settings.models.text.encode())
     for source in sorted(_files(root)):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

@@ -39,10 +39,12 @@ class Seat:
 
     Args:
         name: the model's name.
+        pinned: whether it never makes room for another one.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, pinned: bool = False) -> None:
         self.name = name
+        self.pinned = pinned
         self.lobby = Lobby()
         # The one that new requests go to; replaced only by one that is ready, or while none is.
         self.engine: Engine | None = None
@@ -111,6 +113,7 @@ class Seat:
             leaving=all(
                 engine.state is State.DRAINING for engine in engines if engine.state in OCCUPIES
             ),
+            pinned=self.pinned,
         )
 
     def look_at(self, revision: str) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import resource
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from vllm_obtain import log
-from vllm_obtain.catalogue import Catalogue
+from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.catalogue.convert.leftovers import sweep
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ServiceError
@@ -48,13 +50,14 @@ def run(settings: Settings, folder: Path, listener: socket.socket, owner: tuple[
     return 0
 
 
-def fresh_catalogue(models_dir: Path) -> Catalogue:
+def fresh_catalogue(settings: Settings) -> Catalogue:
     """Make a catalogue that looks at the disk whenever it is asked to, however often.
 
     The gateway asks for what it has just seen there; a clock that jumps at each look makes every
     scan a late one.
     """
-    return Catalogue(models_dir, clock=itertools.count().__next__)
+    clock = itertools.count().__next__
+    return Catalogue(settings.models_dir, clock, settings.models)
 
 
 def raise_file_limit() -> None:
@@ -71,7 +74,7 @@ async def _serve(
 ) -> None:
     control = runtime.control_identity(folder)
     runtime.sweep(folder)
-    models = fresh_catalogue(settings.models_dir)
+    models = fresh_catalogue(settings)
     desk = Desk(settings, models, folder, runtime.version(settings))
     desk.owners.add(*owner)
     loop = asyncio.get_running_loop()
@@ -84,6 +87,7 @@ async def _serve(
         _log.info("supervisor started", folder=str(folder))
         # A thread that nobody waits for: folders of converted models are large.
         threading.Thread(target=_sweep, args=(settings.models_dir,), daemon=True).start()
+        desk.pool.watch()
         _preload(desk.pool, models, settings)
         await _until_the_end(desk, folder, control)
     finally:
@@ -106,14 +110,23 @@ def _sweep(models_dir: Path) -> None:
 
 
 def _preload(pool: Pool, models: Catalogue, settings: Settings) -> None:
+    if not settings.default_model and not settings.models.preloaded:
+        _begin(pool, lambda: default_model(models, settings), settings)
+        return
+    for name in filter(None, [settings.default_model, *settings.models.preloaded]):
+        _begin(pool, functools.partial(models.find, name), settings)
+
+
+def _begin(pool: Pool, find: Callable[[], Model | None], settings: Settings) -> None:
     try:
-        model = default_model(models, settings)
+        model = find()
         if model is not None:
+            # Again for one that is on its way: that is joined.
             pool.begin(model.name)
         else:
             _log.warning("no model to load", models_dir=str(settings.models_dir))
     except ServiceError as error:
-        _log.error("the default model cannot be loaded", reason=error.message)
+        _log.error("a model to load at the start cannot be loaded", reason=error.message)
 
 
 async def _until_the_end(desk: Desk, folder: Path, control: tuple[int, int] | None) -> None:

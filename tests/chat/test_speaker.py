@@ -1,0 +1,41 @@
+"""What a model's template was found to know, or the one that its owner wants instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from tests.chat.templates import CHATML, HERMES, THINKER
+from vllm_obtain.catalogue import Catalogue, Model
+from vllm_obtain.chat.speaker import capabilities, speaker
+from vllm_obtain.chat.template import TemplateError
+
+
+def model(folder: Path, template: str) -> Model:
+    write_gguf(folder / "m.gguf", {"tokenizer.chat_template": template})
+    return Catalogue(folder).find("m")
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "reasoning"),
+    [(CHATML, "prompt", False), (HERMES, "template", False), (THINKER, "template", True)],
+)
+def test_capabilities(tmp_path: Path, template: str, tools: str, reasoning: bool) -> None:
+    found = capabilities(model(tmp_path, template))
+    assert found is not None
+    assert (found["tools"], found["reasoning"]) == (tools, reasoning)
+    assert found["chat_template"] == "own"
+    assert capabilities(model(tmp_path, ""))["chat_template"] == "assumed"  # type: ignore[index]
+    assert capabilities(model(tmp_path, "{% if %}")) is None
+
+
+def test_the_owners_template_stands_in(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}>{{ m.content }}{% endfor %}")
+    it = model(tmp_path, CHATML)
+    assert speaker(it, file).prompt([{"role": "user", "content": "Hi"}]) == ">Hi"
+    assert capabilities(it, file)["chat_template"] == "set"  # type: ignore[index]
+    with pytest.raises(TemplateError, match="cannot be read"):
+        speaker(it, tmp_path / "gone.jinja")
