@@ -117,10 +117,12 @@ class Server:
 
     def _talk(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            method, _, body = read_request(client)
+            method, path, body = read_request(client)
             if method == "GET":
                 ready = not self.switches.never_ready
                 answer(client, 200 if ready else 503, {"status": "ok" if ready else "loading"})
+            elif path == "/tokenize":
+                Tokens(self, client, {"prompt": body["content"]}).run()
             else:
                 Completion(self, client, body).run()
 
@@ -227,6 +229,16 @@ class Completion:
     def _note(self, line: str) -> None:
         if not self._warm_up:
             self._server.note(line)
+
+
+class Tokens(Completion):
+    """A request for the tokens of a text: its words, numbered."""
+
+    def _stream(self) -> None:
+        if self._switches.garbage_chunk:
+            answer(self._client, 200, {"neither": "here"})
+        else:
+            answer(self._client, 200, {"tokens": list(range(len(self._words)))})
 
 
 def last_message(prompt: str) -> str:

@@ -16,8 +16,10 @@ log = get_logger("vllm_obtain.models")
 _BANNER = """
 vllm-obtain is ready: {url}
   model   {model}  (engine: {engine})
-  try     curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+  try     curl {url}{path} -H 'Content-Type: application/json' -d '{body}'
 """
+_JOKE = "Tell me a joke."
+_CHAT: dict[str, object] = {"messages": [{"role": "user", "content": _JOKE}]}
 
 
 def announce(made: Services) -> None:
@@ -46,10 +48,11 @@ def announce(made: Services) -> None:
         _say(f"\nvllm-obtain answers at {url}, but its model does not:\n  {error.message}\n")
         return
     _warn(made)
-    body = json.dumps(
-        {"model": model.name, "messages": [{"role": "user", "content": "Tell me a joke."}]}
-    )
-    _say(_BANNER.format(url=url, model=model.name, engine=done.engine, body=body))
+    path, asked = "/v1/chat/completions", _CHAT
+    if model.kind == "embedding":
+        path, asked = "/v1/embeddings", {"input": _JOKE}
+    shown = json.dumps({"model": model.name, **asked})
+    _say(_BANNER.format(url=url, path=path, model=model.name, engine=done.engine, body=shown))
 
 
 def _warn(made: Services) -> None:

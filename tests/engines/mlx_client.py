@@ -88,6 +88,10 @@ class Stream:
                 answer.chunks.append(json.loads(data))
         return answer
 
+    def rest(self) -> bytes:
+        """Read to the end, as it is."""
+        return self._file.read()
+
     def until(self, text: bytes) -> None:
         """Read until a line holds some text."""
         while text not in (line := self._file.readline()):
@@ -124,6 +128,13 @@ class Server:
 
     def get(self, url: str) -> bytes:
         return self.raw(f"GET {url} HTTP/1.1\r\n\r\n".encode())
+
+    def ask(self, url: str, body: Any) -> tuple[int, Any]:
+        """Ask for what is answered whole: the status and the body."""
+        stream = Stream(self.socket, url, body)
+        head, _, rest = stream.rest().partition(b"\r\n\r\n")
+        stream.close()
+        return int(head.split()[1]), json.loads(rest)
 
     def raw(self, data: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

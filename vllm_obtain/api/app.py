@@ -7,7 +7,7 @@ import os
 from flask import Flask
 
 from vllm_obtain import log
-from vllm_obtain.api import errors, hooks, inference, models, system
+from vllm_obtain.api import embeddings, errors, hooks, inference, models, rerank, system, tokens
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
@@ -75,3 +75,8 @@ def _routes(app: Flask) -> None:
     app.delete("/v1/responses/<name>", endpoint="responses.delete")(responses.delete)
     app.post("/v1/responses/<name>/cancel", endpoint="responses.cancel")(responses.cancel)
     app.get("/v1/responses/<name>/input_items", endpoint="responses.items")(responses.input_items)
+    app.post("/v1/embeddings")(embeddings.embeddings)
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
+        app.post(path)(rerank.rerank)
+    app.post("/tokenize")(tokens.tokenize)
+    app.post("/detokenize")(tokens.detokenize)

@@ -9,6 +9,7 @@ from typing import cast
 import msgspec
 from flask import Response, g, request
 
+from vllm_obtain.api import pick
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.defaults import fill
 from vllm_obtain.api.flights import key_of, recall_or_generate
@@ -18,7 +19,6 @@ from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.prepare import Prepared, prepare_chat, prepare_completion
-from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event
@@ -64,7 +64,7 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
     """
     made = services()
     _check(asked)
-    model = _model(made, asked)
+    model = pick.talker(made, asked.model)
     g.model = model.name
     fill(asked, model, made.model_settings.of(model.name))
     prepared = _prepared(asked, model)
@@ -108,19 +108,6 @@ def _check(asked: InferenceRequest) -> None:
         raise InvalidRequest(
             "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
         )
-
-
-def _model(made: Services, asked: InferenceRequest) -> Model:
-    if asked.model:
-        return made.catalogue.find(asked.model)
-    model = default_model(made.catalogue, made.settings)
-    if model is None:
-        raise InvalidRequest(
-            "Missing required parameter: 'model', and there is no default model.",
-            param="model",
-            code="missing_required_parameter",
-        )
-    return model
 
 
 def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:

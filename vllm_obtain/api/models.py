@@ -95,6 +95,7 @@ def describe(made: Services, model: Model) -> dict[str, Any]:
         "parent": model.base,
         "alias_of": None,
         "aliases": made.catalogue.aliases(model),
+        "kind": model.kind,
         "format": model.format,
         "size_bytes": model.size_bytes,
         "architecture": model.architecture,

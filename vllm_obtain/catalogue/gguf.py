@@ -36,6 +36,7 @@ class GGUFHeader:
         has_chat_template: whether it knows how to write a conversation as a prompt.
         vocab_size: tokens in its vocabulary.
         sampling: how its makers want it to draw, by our names.
+        pooling: how it makes one vector of a text (`kinds.py` has the numbers).
     """
 
     architecture: str
@@ -54,6 +55,7 @@ class GGUFHeader:
     has_chat_template: bool
     vocab_size: int | None
     sampling: Pairs = ()
+    pooling: int | None = None
 
     def kv_bytes_per_token(self, bytes_per_value: float = 2) -> int | None:
         """Memory that one token takes in the key-value cache.
@@ -144,4 +146,5 @@ def _header(layout: Layout) -> GGUFHeader:
         has_chat_template=layout.has("tokenizer.chat_template"),
         vocab_size=layout.length("tokenizer.ggml.tokens"),
         sampling=sampling.of_gguf(layout),
+        pooling=layout.number(f"{architecture}.pooling_type"),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vllm_obtain.catalogue.gguf import GGUFHeader
+from vllm_obtain.catalogue.kinds import Kind
 from vllm_obtain.catalogue.sampling import Pairs
 
 Format = Literal["gguf", "safetensors"]
@@ -29,6 +30,7 @@ class Model:
         sampling: how its makers want it to draw, by the names in requests.
         base: the model that an adapter is for, when this is one with an adapter.
         adapter_revision: as `revision`, of the adapter; empty when there is none.
+        kind: `chat`, or `embedding` for a model that turns texts into vectors.
         problem: why it can't be used, in one sentence without a subject, or None.
     """
 
@@ -45,3 +47,4 @@ class Model:
     base: str | None = None
     adapter_revision: str = ""
     problem: str | None = None
+    kind: Kind = "chat"

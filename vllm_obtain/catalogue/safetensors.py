@@ -16,6 +16,8 @@ import msgspec
 from vllm_obtain.catalogue.files import FileFacts, opened, read_limited
 
 CONFIG: Final = "config.json"
+# Where sentence-transformers keeps how many tokens of a text its model was made for.
+SENTENCES: Final = "sentence_bert_config.json"
 INDEX: Final = "model.safetensors.index.json"
 WEIGHTS: Final = ".safetensors"
 MAX_CONFIG: Final = 16 * 1024 * 1024
@@ -77,7 +79,10 @@ def read_folder(files: Mapping[str, FileFacts]) -> FolderFacts:
         raise BrokenFolderError(f"weight files are missing, such as {missing}")
     for name in sorted(used):
         _check_weights(files[name].path)
-    return FolderFacts(_architecture(config), _context_length(config), frozenset(present - used))
+    context = _context_length(config)
+    if SENTENCES in files:
+        context = _shorter(context, _configuration(files[SENTENCES].path).get("max_seq_length"))
+    return FolderFacts(_architecture(config), context, frozenset(present - used))
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -85,10 +90,16 @@ def _configuration(path: Path) -> dict[str, Any]:
         # Not msgspec: such files may hold Infinity, which Python writes but JSON doesn't know.
         config = json.loads(read_limited(path, MAX_CONFIG))
     except _BROKEN as error:
-        raise BrokenFolderError(f"{CONFIG} can't be read: {_reason(error)}") from error
+        raise BrokenFolderError(f"{path.name} can't be read: {_reason(error)}") from error
     if not isinstance(config, dict):
-        raise BrokenFolderError(f"{CONFIG} is not an object")
+        raise BrokenFolderError(f"{path.name} is not an object")
     return config
+
+
+def _shorter(context: int | None, named: object) -> int | None:
+    if not isinstance(named, int) or named <= 0:
+        return context
+    return named if context is None else min(context, named)
 
 
 def _architecture(config: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vllm_obtain.catalogue import gguf, naming, safetensors
+from vllm_obtain.catalogue import gguf, kinds, naming, safetensors
 from vllm_obtain.catalogue.found import Found, is_whole_folder, model_of, models_in
 from vllm_obtain.catalogue.model import Model
 from vllm_obtain.catalogue.sampling import of_folder
@@ -16,6 +16,7 @@ from vllm_obtain.catalogue.walk import walk
 # GGUF files that only serve another model: they have no name of their own.
 _HELPER_KINDS = frozenset({"adapter", "mmproj", "imatrix"})
 _HELPER_ARCHITECTURES = frozenset({"clip", "controlvector"})
+_RERANKER = "it is a cross-encoder, which no engine is asked yet; rerank with an embedding model"
 
 
 def scan(models_dir: Path, known: Iterable[Model] = ()) -> list[Model]:
@@ -132,6 +133,8 @@ def _read_gguf(model: Model, found: Found) -> Model:
         context_length=header.context_length,
         header=header,
         sampling=header.sampling,
+        kind=kinds.of_gguf(header.architecture, header.pooling),
+        problem=_RERANKER if header.pooling == kinds.RANK else None,
     )
 
 
@@ -145,5 +148,6 @@ def _read_folder(model: Model, found: Found) -> Model:
         architecture=facts.architecture,
         context_length=facts.context_length,
         sampling=of_folder(found.files),
+        kind=kinds.of_folder(facts.architecture, found.files.keys()),
         size_bytes=model.size_bytes - sum(found.files[name].size for name in facts.unused),
     )

@@ -13,7 +13,7 @@ from vllm_obtain.doctor.findings import Finding, ModelRow
 from vllm_obtain.doctor.report import Report
 from vllm_obtain.engines.detect_judge import Facts
 
-_TARGETS = {"mlx": "MLX", "hf": "Hugging Face"}
+_TARGETS = {"mlx": "MLX", "hf": "Hugging Face", "gguf": "GGUF"}
 
 
 def show(report: Report, console: Console) -> None:

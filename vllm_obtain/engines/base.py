@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from vllm_obtain.catalogue import Model
 from vllm_obtain.catalogue.convert import Target
 from vllm_obtain.engines import honour
+from vllm_obtain.engines.plain import Plain
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
@@ -38,7 +39,7 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-class Adapter(ABC):
+class Adapter(Plain, ABC):
     """One engine.
 
     Args:
@@ -108,6 +109,10 @@ class Adapter(ABC):
     def path(self, task: Task) -> str:  # noqa: ARG002 - engines may have several
         """The route that takes a task's body."""
         return "/v1/completions"
+
+    def conversion_of(self, model: Model) -> Target | None:
+        """Name what a model's files can be made into for this engine, which refuses them."""
+        return self.conversion if model.format == "gguf" and model.kind == "chat" else None
 
     def stage(self, line: str) -> str | None:  # noqa: ARG002 - most engines start too fast to tell
         """Read from a line of the engine's output which part of its start has begun.

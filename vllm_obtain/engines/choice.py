@@ -15,7 +15,11 @@ from vllm_obtain.errors import EngineFailed, InvalidRequest
 from vllm_obtain.settings import Settings
 
 _FORMATS = {"gguf": "a GGUF file", "safetensors": "a safetensors folder"}
-_TARGETS: dict[Target, str] = {"mlx": "an MLX folder", "hf": "a Hugging Face folder"}
+_TARGETS: dict[Target, str] = {
+    "mlx": "an MLX folder",
+    "hf": "a Hugging Face folder",
+    "gguf": "a GGUF file",
+}
 _PLACES = {"mps": "On Apple Silicon", "cuda": "With an NVIDIA GPU", "cpu": "Without a GPU"}
 # Whether a file can be converted is read from its header; that is done again after so many
 # seconds, since it also depends on packages that may be installed meanwhile.
@@ -165,7 +169,9 @@ def warm(settings: Settings) -> None:
 
 
 def _first_servable(models: Iterable[Model], settings: Settings) -> Model | None:
-    return next((model for model in models if why_not(model, settings) is None), None)
+    # A model that cannot talk is nobody's default, as long as there is another one.
+    ordered = sorted(models, key=lambda model: model.kind == "embedding")
+    return next((model for model in ordered if why_not(model, settings) is None), None)
 
 
 def _allowed(model: Model, settings: Settings) -> tuple[list[str], str]:
@@ -215,8 +221,7 @@ def _conversions(
     model: Model, adapters: list[Adapter], why: str, refusals: dict[str, Refusal]
 ) -> Iterator[Choice]:
     for adapter in adapters:
-        target = adapter.conversion
-        if target is None or model.format != "gguf":
+        if (target := adapter.conversion_of(model)) is None:
             continue
         if (problem := _why_not_converted(model, target)) is not None:
             said = refusals[adapter.name].reason

@@ -22,10 +22,12 @@ class HFConfig:
     Args:
         kv_bytes_per_token: what the cache takes per token, or None if the file does not say.
         mlx_quantised: whether the weights are in MLX's own packed form.
+        vocabulary: how many tokens there are, or None if the file does not say.
     """
 
     kv_bytes_per_token: int | None = None
     mlx_quantised: bool = False
+    vocabulary: int | None = None
 
 
 def read(model: Model) -> HFConfig:
@@ -42,9 +44,9 @@ def _read(folder: Path, revision: str) -> HFConfig:  # noqa: ARG001 - a changed 
     if not isinstance(config, dict):
         return HFConfig()
     text = config.get("text_config")
-    return HFConfig(
-        _kv_bytes_per_token(text if isinstance(text, dict) else config), _mlx_quantised(config)
-    )
+    text = text if isinstance(text, dict) else config
+    vocabulary = _number(text, "vocab_size") or None
+    return HFConfig(_kv_bytes_per_token(text), _mlx_quantised(config), vocabulary)
 
 
 def _mlx_quantised(config: dict[str, Any]) -> bool:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm_obtain.catalogue import Model
+from vllm_obtain.catalogue.convert import Target
 from vllm_obtain.engines import detect, honour, llama_cpp_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
+from vllm_obtain.engines.llama_cpp_plain import LlamaCppPlain
 from vllm_obtain.engines.llama_cpp_sizing import CACHE_TYPES, size
 from vllm_obtain.hardware import Machine
 from vllm_obtain.model_settings import ModelSettings
@@ -27,7 +29,7 @@ _MOST_CHOICES = 128
 _THREADS = {"GOMP_SPINCOUNT": "1000"}
 
 
-class LlamaCpp(Adapter):
+class LlamaCpp(LlamaCppPlain, Adapter):
     """GGUF models on CPU, Metal, or whatever the installed xllamacpp was built for."""
 
     name = "llama_cpp"
@@ -47,6 +49,11 @@ class LlamaCpp(Adapter):
         if model.format != "gguf":
             return f"llama.cpp loads GGUF files, and this is a {model.format} folder."
         return None
+
+    def conversion_of(self, model: Model) -> Target | None:
+        """Make a GGUF file of a folder that holds an encoder."""
+        is_encoder = model.format == "safetensors" and model.kind == "embedding"
+        return "gguf" if is_encoder else super().conversion_of(model)
 
     def cannot(self, key: str, owner: ModelSettings, model: Model) -> str | None:
         """Everything but floats of 8 bits in the cache."""

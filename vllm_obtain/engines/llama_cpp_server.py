@@ -30,6 +30,10 @@ def parameters(config: dict[str, Any]) -> Any:
     # Threads that wait by spinning starve the gateway, and each other when cores are few.
     params.cpuparams.poll = params.cpuparams_batch.poll = 0
     params.kv_unified = True
+    if config.get("embedding"):
+        params.embedding = True
+        if (pooling := config.get("pooling")) is not None:
+            params.pooling_type = xllamacpp.llama_pooling_type(pooling)
     params.kv_unified_per_slot = config["context"]
     params.cache_type_k = params.cache_type_v = _cache_type(config["cache_type"])
     if config["cache_type"] != "f16":

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_obtain.catalogue import Model
+from vllm_obtain.catalogue.kinds import MEAN
 from vllm_obtain.catalogue.scan import read_file
-from vllm_obtain.engines import honour
+from vllm_obtain.engines import embedders, honour
 from vllm_obtain.errors import EngineFailed
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.messages import Limits
@@ -45,6 +46,8 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     One KV cache is shared by all slots (`kv_unified`), so that a long request can use what short
     ones leave; the supervisor admits requests by tokens, which keeps it from ever running out.
     """
+    if model.kind == "embedding":
+        return _embedder(model, settings, machine)
     owner = settings.models.of(model.name)
     accelerated = device(settings.device_type) != "cpu"
     slots = min(settings.max_concurrent_requests, MAX_SLOTS)
@@ -54,19 +57,10 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     per_token = _per_token(model, honour.value_bytes(owner), draft)
     pool = _pool_tokens(per_token, machine, slots, context)
     honour.require_context(owner, model, pool)
-    context = min(context, pool)
-    parameters = {
-        "n_parallel": slots,
-        # A step may hold a batch beside what is admitted: without room for it the last request
-        # that fits on paper would not fit in fact.
-        "n_ctx": pool + batch + slots * _guessed(owner),
-        "n_batch": batch,
-        "n_ubatch": batch,
-        "n_threads_http": slots + SPARE_HTTP_THREADS,
-        "threads": max(1, machine.performance_cores - 1),
-        "threads_batch": machine.performance_cores,
-        "n_gpu_layers": -1 if accelerated else 0,
-        "cache_ram_mib": PROMPT_CACHE_MIB,
+    limits = Limits(slots=slots, pool_tokens=pool, context=min(context, pool))
+    wanted = _parameters(settings, machine, limits, batch)
+    wanted["n_ctx"] += slots * _guessed(owner)
+    wanted |= {
         # Without it a slot has what the model was trained for.
         "context": owner.context or 0,
         "cache_type": owner.kv_cache_type or "f16",
@@ -74,7 +68,44 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
         "drafted": _guessed(owner),
         "lora": str(owner.lora) if owner.lora else None,
     }
-    return Plan(parameters, Limits(slots=slots, pool_tokens=pool, context=context))
+    return Plan(wanted, limits)
+
+
+def _embedder(model: Model, settings: Settings, machine: Machine) -> Plan:
+    """Size the engine of a model that reads texts whole: a step holds one of any length."""
+    limits = embedders.limits(model, settings)
+    context = limits.context
+    # Encoders keep no cache, but language models that were made to embed do.
+    per_token = model.header.kv_bytes_per_token() if model.header is not None else None
+    affordable = int(machine.memory_bytes * KV_MEMORY_FRACTION / per_token) if per_token else 0
+    texts = max(1, min(embedders.MAX_TEXTS, affordable // context)) if affordable else 1
+    # What a file does not say of pooling is what sentence-transformers does without a word.
+    silent = model.header is None or model.header.pooling is None
+    embedding = {
+        "n_parallel": texts,
+        "n_ctx": texts * context,
+        "embedding": True,
+        "pooling": MEAN if silent else None,
+    }
+    never = {"context": 0, "cache_type": "f16", "draft_model": None, "drafted": 0, "lora": None}
+    return Plan(_parameters(settings, machine, limits, context) | never | embedding, limits)
+
+
+def _parameters(settings: Settings, machine: Machine, limits: Limits, batch: int) -> dict[str, Any]:
+    accelerated = device(settings.device_type) != "cpu"
+    return {
+        "n_parallel": limits.slots,
+        # A step may hold a batch beside what is admitted: without room for it the last request
+        # that fits on paper would not fit in fact.
+        "n_ctx": limits.pool_tokens + batch,
+        "n_batch": batch,
+        "n_ubatch": batch,
+        "n_threads_http": limits.slots + SPARE_HTTP_THREADS,
+        "threads": max(1, machine.performance_cores - 1),
+        "threads_batch": machine.performance_cores,
+        "n_gpu_layers": -1 if accelerated else 0,
+        "cache_ram_mib": PROMPT_CACHE_MIB,
+    }
 
 
 def _pool_tokens(per_token: int | None, machine: Machine, slots: int, context: int) -> int:

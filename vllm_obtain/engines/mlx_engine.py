@@ -21,6 +21,9 @@ from vllm_obtain.settings import Settings
 
 log = get_logger("vllm_obtain.models")
 
+# What `mlx/encoder.py` computes.
+ENCODERS = ("BertModel", "BertForMaskedLM")
+
 _QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -43,6 +46,8 @@ class Mlx(Adapter):
         """Accept safetensors folders."""
         if model.format != "safetensors":
             return f"MLX loads safetensors folders; this {model.format} file needs a conversion."
+        if model.kind == "embedding" and model.architecture not in ENCODERS:
+            return f"of embedding models our MLX server has {ENCODERS[0]} only."
         return None
 
     def cannot(self, key: str, owner: ModelSettings, model: Model) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import honour
+from vllm_obtain.engines import embedders, honour
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.messages import Limits
 from vllm_obtain.settings import Settings
@@ -45,6 +45,8 @@ class Plan:
 def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     """Size the server."""
     chosen = device(settings.device_type)
+    if model.kind == "embedding":
+        return _embedder(model, settings, chosen)
     memory = int(_memory(machine, chosen) * settings.mlx_memory_fraction)
     config = _config(model)
     wide = wide_bytes(model.size_bytes, config)
@@ -68,6 +70,18 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
         "device": "cpu" if chosen == "cpu" else "auto",
     }
     return Plan(parameters, Limits(slots=slots, pool_tokens=pool, context=context))
+
+
+def _embedder(model: Model, settings: Settings, chosen: str) -> Plan:
+    limits = embedders.limits(model, settings)
+    parameters = {
+        "kind": "embedding",
+        "slots": limits.slots,
+        "context": limits.context,
+        "widen": chosen == "cpu",
+        "device": "cpu" if chosen == "cpu" else "auto",
+    }
+    return Plan(parameters, limits)
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int | None:

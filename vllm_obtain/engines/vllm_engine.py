@@ -9,6 +9,7 @@ from typing import Any
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import detect, hf_config, honour, vllm_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
+from vllm_obtain.engines.vllm_plain import VllmPlain
 from vllm_obtain.engines.vllm_sizing import parallel, size
 from vllm_obtain.engines.vllm_stages import stage
 from vllm_obtain.hardware import Machine
@@ -28,7 +29,7 @@ _LEAST_TOP_P = 1e-9
 _EVERY_TOKEN = -1
 
 
-class Vllm(Adapter):
+class Vllm(VllmPlain, Adapter):
     """Hugging Face folders on NVIDIA GPUs, or on a CPU."""
 
     name = "vllm"

@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 
 from vllm_obtain.catalogue import Model
-from vllm_obtain.engines import hf_config, honour
+from vllm_obtain.engines import embedders, hf_config, honour
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.messages import Limits
 from vllm_obtain.model_settings import ModelSettings
@@ -25,6 +25,8 @@ MAX_SEQUENCES_GPU = 256
 CPU_KV_FRACTION = 0.2
 # A step takes so many prompt tokens, and running streams wait for it.
 CPU_STEP_TOKENS = 128
+# An encoder takes texts whole, several in a step.
+EMBEDDING_STEP_TOKENS = 4096
 # One HTTP front is the limit of a big GPU past this many streams; each wants cores of its own.
 STREAMS_PER_FRONT = 64
 CORES_PER_FRONT = 4
@@ -51,6 +53,8 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     little too large costs time, never an answer.
     """
     on_gpu = device(settings.device_type, machine) == "cuda"
+    if model.kind == "embedding":
+        return _embedder(model, settings, on_gpu)
     most = MAX_SEQUENCES_GPU if on_gpu else MAX_SEQUENCES_CPU
     slots = min(settings.max_concurrent_requests, most)
     owner = settings.models.of(model.name)
@@ -91,6 +95,28 @@ def _set_for_it(owner: ModelSettings) -> list[str]:
         draft = {"model": str(owner.draft_model), "num_speculative_tokens": DRAFTED}
         found += ["--speculative-config", json.dumps(draft)]
     return found
+
+
+def _embedder(model: Model, settings: Settings, on_gpu: bool) -> Plan:
+    limits = embedders.limits(model, settings)
+    step = str(max(EMBEDDING_STEP_TOKENS, limits.context))
+    arguments = [
+        *("--runner", "pooling"),
+        *("--max-model-len", str(limits.context)),
+        *("--max-num-seqs", str(embedders.MAX_TEXTS)),
+        *("--max-num-batched-tokens", step),
+        "--disable-uvicorn-access-log",
+    ]
+    if on_gpu:
+        share = settings.vllm_gpu_memory_utilization / settings.max_concurrent_models
+        arguments += ["--gpu-memory-utilization", f"{share:.3g}"]
+    else:
+        # Small models: their vectors need not be rounded to 16 bits.
+        arguments += ["--enforce-eager", "--dtype", "float32"]
+    env = {"VLLM_HOST_IP": "127.0.0.1"}
+    if not on_gpu:
+        env["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    return Plan(arguments + shlex.split(settings.vllm_extra_args), env, limits)
 
 
 def _common(slots: int, context: int) -> list[str]:

@@ -70,7 +70,9 @@ class _Chunk(Struct):
 # vLLM gives its numbers in words only, and counts no further than one token too many.
 _VLLM_CONTEXT = re.compile(r"maximum context length is (\d+) tokens")
 _VLLM_PROMPT = re.compile(r"contains (at least )?(\d+) input tokens")
-# What it says when the process behind its HTTP front has died.
+# And so does llama.cpp about what it must read in one piece.
+_LLAMA_WHOLE = re.compile(r"input \((\d+) tokens\) is too large .*batch size: (\d+)\)")
+# What vLLM says when the process behind its HTTP front has died.
 _VLLM_DEAD = "EngineCore encountered an issue"
 
 # The code of an error that means: this engine process will answer nothing any more.
@@ -158,6 +160,8 @@ def _engine_error(error: _Error, status: int = 500) -> ServiceError:
         return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx)
     if found := _VLLM_CONTEXT.search(error.message):
         return _vllm_overflow(error.message, int(found[1]))
+    if found := _LLAMA_WHOLE.search(error.message):
+        return ContextLengthExceeded(int(found[1]), int(found[2]))
     if status in (400, 422) or error.code == 400:
         # Engines that name the cause (ours for MLX) are believed; llama.cpp repeats the status.
         code = error.code if isinstance(error.code, str) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.catalogue.convert import Plan, Progress, Target, plan, read_line
-from vllm_obtain.catalogue.scan import read_folder
+from vllm_obtain.catalogue.scan import read_file, read_folder
 from vllm_obtain.engines.base import Launch
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Limits
@@ -34,7 +34,7 @@ async def convert(
         tell: told how far it is, in a few words; not called when there is nothing to do.
 
     Returns:
-        The converted folder as a model, under the name and revision of its source.
+        What it became as a model, under the name and revision of its source.
 
     Raises:
         NotConverted: it cannot be done.
@@ -45,11 +45,14 @@ async def convert(
     if not todo.done:
         tell("converting")
         await _run(todo, pidfile, tell)
-    found = read_folder(todo.folder)
+    found = read_file(todo.file) if target == "gguf" else read_folder(todo.folder)
     if found is None or found.problem:
         why = found.problem if found else "nothing is in it"
         raise NotConverted(f"{todo.folder} cannot be used: {why}. Remove that folder.")
-    return dataclasses.replace(found, name=model.name, revision=model.revision)
+    # A folder may name a shorter context than the table of positions that goes into a file.
+    context = model.context_length or found.context_length
+    found = dataclasses.replace(found, name=model.name, revision=model.revision)
+    return dataclasses.replace(found, kind=model.kind, context_length=context)
 
 
 async def _run(todo: Plan, pidfile: Path, tell: Callable[[str], None]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter, Launch
@@ -15,13 +17,20 @@ from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.requests import CompletionRequest
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
-from vllm_obtain.supervisor.probe import NotReady, until_lives_or_ends, until_ready
+from vllm_obtain.supervisor.probe import (
+    EMBEDDED,
+    FINISHED,
+    NotReady,
+    until_lives_or_ends,
+    until_ready,
+)
 from vllm_obtain.supervisor.process import EngineProcess
 from vllm_obtain.supervisor.runtime import prefix
 
 log = get_logger("vllm_obtain.models")
 
-_WARM_UP = Task(CompletionRequest(prompt="Hello", temperature=0, max_tokens=1), "Hello")
+_WORD = "Hello"
+_WARM_UP = Task(CompletionRequest(prompt=_WORD, temperature=0, max_tokens=1), _WORD)
 _numbers = itertools.count(1)
 
 
@@ -35,6 +44,13 @@ def planned(adapter: Adapter, files: Model, settings: Settings, socket: Path) ->
     owner = settings.models.of(files.name)
     launch = adapter.launch(files, settings, visible(describe(), owner), socket)
     return replace(launch, env={**launch.env, **gpu_variables(owner)})
+
+
+def _warm_up(adapter: Adapter, files: Model) -> tuple[str, dict[str, Any], re.Pattern[bytes]]:
+    """What shows that an engine works: where to ask, what, and what its answer holds."""
+    if files.kind == "embedding":
+        return adapter.embedding_path, adapter.embedding_body([_WORD]), EMBEDDED
+    return adapter.path(_WARM_UP), adapter.body(_WARM_UP, 1), FINISHED
 
 
 class Life:
@@ -67,7 +83,7 @@ class Life:
         return self._process.tail
 
     async def begin(self, settings: Settings) -> Launch:
-        """Start the process and wait until a token came out of it.
+        """Start the process and wait until a token, or a vector, came out of it.
 
         Returns:
             How it was started, with what it can hold.
@@ -77,12 +93,12 @@ class Life:
             ServiceError, StartError: it could not be started.
         """
         adapter, limit = self._adapter, settings.load_timeout
-        path, body = adapter.path(_WARM_UP), adapter.body(_WARM_UP, 1)
+        path, body, sign = _warm_up(adapter, self._files)
         launch = planned(adapter, self._files, settings, self.socket)
         try:
             async with asyncio.timeout(limit):
                 await self._process.start(launch)
-                await until_ready(self._process, self.socket, path, body)
+                await until_ready(self._process, self.socket, path, body, sign)
         except TimeoutError:
             raise NotReady(
                 f"it was not ready within LOAD_TIMEOUT={limit:g} seconds. Raise it, or choose a "

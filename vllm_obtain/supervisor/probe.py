@@ -18,7 +18,8 @@ LAST_WORDS = 1.0
 # Seconds in which an engine that broke a connection is given no requests, unless it answers.
 DOUBT = 3.0
 # Chunks before the last one carry `"finish_reason":null`.
-_FINISHED = re.compile(rb'"finish_reason":\s*"')
+FINISHED = re.compile(rb'"finish_reason":\s*"')
+EMBEDDED = re.compile(rb'"embedding":\s*["\[]')
 
 
 class NotReady(Exception):
@@ -26,21 +27,26 @@ class NotReady(Exception):
 
 
 async def until_ready(
-    process: EngineProcess, socket: Path, path: str, body: Mapping[str, Any]
+    process: EngineProcess,
+    socket: Path,
+    path: str,
+    body: Mapping[str, Any],
+    sign: re.Pattern[bytes] = FINISHED,
 ) -> None:
-    """Wait until an engine has completed a prompt; for ever, if it does not end.
+    """Wait until an engine has answered for the first time; for ever, if it does not end.
 
     Args:
         process: the engine, started.
         socket: where it will listen.
-        path: its route for completions.
+        path: its route for what it does.
         body: what to ask it.
+        sign: what a good answer holds.
 
     Raises:
         NotReady: it ended, or answered something else.
     """
     ending = asyncio.create_task(process.wait())
-    probing = asyncio.create_task(_completion(socket, path, json.dumps(body).encode()))
+    probing = asyncio.create_task(_first(socket, path, json.dumps(body).encode(), sign))
     try:
         await asyncio.wait({ending, probing}, return_when=asyncio.FIRST_COMPLETED)
         problem = probing.result() if probing.done() else None
@@ -85,8 +91,8 @@ async def healthy(socket: Path, timeout: float = 2.0) -> bool:
     return answer.startswith(b"HTTP/1.1 200")
 
 
-async def _completion(socket: Path, path: str, data: bytes) -> str | None:
-    """Have the engine generate; None when a completion came to its end, else what came instead."""
+async def _first(socket: Path, path: str, data: bytes, sign: re.Pattern[bytes]) -> str | None:
+    """Have the engine work; None when its answer came to its end, else what came instead."""
     while not await healthy(socket):
         await asyncio.sleep(INTERVAL)
     head = (
@@ -97,7 +103,7 @@ async def _completion(socket: Path, path: str, data: bytes) -> str | None:
         answer = await _exchange(socket, head.encode() + data)
     except OSError as error:
         return f"its first answer broke off: {error}"
-    if answer.startswith(b"HTTP/1.1 200") and _FINISHED.search(answer) and b'"error"' not in answer:
+    if answer.startswith(b"HTTP/1.1 200") and sign.search(answer) and b'"error"' not in answer:
         return None
     said = answer[-300:].decode(errors="replace").strip()
     return f"its first answer was: {said or 'nothing'}"

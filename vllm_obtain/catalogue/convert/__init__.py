@@ -1,7 +1,8 @@
-"""Makes MLX and Hugging Face folders from GGUF files, in a child process.
+"""Makes MLX and Hugging Face folders from GGUF files, and GGUF files from folders with encoders.
 
 `plan` and the reading of progress are for our own processes and import nothing heavy. The work is
-done by `python -m vllm_obtain.catalogue.convert`, which imports numpy, gguf and tokenizers.
+done by a child process, `python -m vllm_obtain.catalogue.convert`, which imports numpy, gguf and
+tokenizers.
 """
 
 from vllm_obtain.catalogue.convert.errors import ConversionError

@@ -1,5 +1,7 @@
 """The child process: `python -m vllm_obtain.catalogue.convert --to mlx|hf SOURCE.gguf`.
 
+Or `--to gguf FOLDER`, for a folder with an encoder.
+
 Prints progress as lines of JSON, at last one with the folder, and ends with 0; or with 1 and one
 sentence on the standard error.
 """
@@ -20,13 +22,13 @@ def main(arguments: Sequence[str]) -> int:
     """Convert a model for a command line.
 
     Args:
-        arguments: the target and the file.
+        arguments: the target, and the file or folder.
 
     Returns:
         The exit status.
     """
     parser = argparse.ArgumentParser(prog="python -m vllm_obtain.catalogue.convert")
-    parser.add_argument("--to", choices=("mlx", "hf"), required=True)
+    parser.add_argument("--to", choices=("mlx", "hf", "gguf"), required=True)
     parser.add_argument("source", type=Path)
     asked = parser.parse_args(arguments)
     # Ends as an exception, so that half a folder is removed on the way out.

@@ -15,7 +15,7 @@ from vllm_obtain.catalogue.convert.source import Source
 from vllm_obtain.catalogue.gguf_layout import Tensor
 from vllm_obtain.catalogue.gguf_types import TENSOR_BLOCKS
 
-Target = Literal["mlx", "hf"]
+Target = Literal["mlx", "hf", "gguf"]
 
 GROUP: Final = 32  # values that share a scale and a bias; a block of ggml's plain types
 ITEM_BYTES: Final = {"F16": 2, "BF16": 2, "U32": 4}

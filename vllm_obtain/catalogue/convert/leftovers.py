@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_obtain.catalogue.convert.plan import FOLDER, Plan, short_stem
+from vllm_obtain.catalogue.safetensors import CONFIG
 
 _NAME = re.compile(
-    r"(?P<partial>\.partial-)?(?P<stem>.+)-(?P<target>mlx|hf)-[0-9a-f]{12}", re.ASCII
+    r"(?P<partial>\.partial-)?(?P<stem>.+)-(?P<target>mlx|hf|gguf)-[0-9a-f]{12}", re.ASCII
 )
 
 
@@ -38,6 +39,8 @@ def sweep(models_dir: Path) -> list[Path]:
     removed = []
     for room in _rooms(models_dir):
         stems = {short_stem(f) for f in room.parent.iterdir() if f.suffix.lower() == ".gguf"}
+        if (room.parent / CONFIG).exists():
+            stems.add(short_stem(room.parent))
         for each in sorted(room.iterdir()):
             named = _NAME.fullmatch(each.name)
             if named is None or (named["partial"] is None and named["stem"] in stems):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from vllm_obtain.catalogue.convert.config import config
+from vllm_obtain.catalogue.convert.encoder import read_encoder
 from vllm_obtain.catalogue.convert.errors import ConversionError
 from vllm_obtain.catalogue.convert.family import read_sizes
 from vllm_obtain.catalogue.convert.jobs import Target, jobs_for
@@ -29,8 +30,8 @@ class Plan:
     """A conversion that has not begun.
 
     Args:
-        source: the GGUF file, or the first part of a split one.
-        target: `mlx` or `hf`.
+        source: the GGUF file, or the first part of a split one; a folder for `gguf`.
+        target: `mlx`, `hf` or `gguf`.
         folder: where the converted model is, once it is there.
         bytes_needed: room that it takes on the disk.
         problem: why it can't be done, in one sentence, or None.
@@ -46,6 +47,11 @@ class Plan:
     def done(self) -> bool:
         """Whether the converted model is there; it appears whole or not at all."""
         return self.folder.is_dir()
+
+    @property
+    def file(self) -> Path:
+        """The GGUF file in it, for that target."""
+        return self.folder / f"{short_stem(self.source)}.gguf"
 
     @property
     def label(self) -> str:
@@ -68,13 +74,15 @@ def plan(model: Model, target: Target) -> Plan:
     """Plan a conversion. Reads the header only, and imports nothing heavy.
 
     Args:
-        model: a GGUF model.
-        target: `mlx` for our MLX engine, `hf` (a 16-bit Hugging Face folder) for vLLM.
+        model: a GGUF model; for `gguf` a folder with an encoder.
+        target: `mlx` for our MLX engine, `hf` (a 16-bit Hugging Face folder) for vLLM, `gguf` for
+            llama.cpp.
 
     Returns:
         The plan; look at its `problem` first.
     """
-    folder = model.path.parent / FOLDER / f"{short_stem(model.path)}-{target}-{model.revision}"
+    home = model.path if model.format == "safetensors" else model.path.parent
+    folder = home / FOLDER / f"{short_stem(model.path)}-{target}-{model.revision}"
     try:
         needed = _bytes_needed(model, target)
     except ConversionError as error:
@@ -92,7 +100,7 @@ def short_stem(path: Path) -> str:
 
 
 def _bytes_needed(model: Model, target: Target) -> int:
-    if model.format != "gguf":
+    if target != "gguf" and model.format != "gguf":
         raise ConversionError(f"{model.name} is no GGUF model, so there is nothing to convert.")
     if model.problem:
         raise ConversionError(f"{model.name} can't be converted: {model.problem}.")
@@ -102,6 +110,9 @@ def _bytes_needed(model: Model, target: Target) -> int:
             f"To convert a model, {' and '.join(missing)} must be installed: "
             "pip install 'vllm-obtain[convert]'."
         )
+    if target == "gguf":
+        read_encoder(model)
+        return model.size_bytes + _OTHER_FILES
     with opened_source(model.path) as source:
         sizes = read_sizes(source)
         jobs = jobs_for(source, sizes, target)

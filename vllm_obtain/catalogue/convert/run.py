@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vllm_obtain.catalogue.convert.config import config, generation_config, token_ids
+from vllm_obtain.catalogue.convert.encoder import read_encoder
 from vllm_obtain.catalogue.convert.errors import ConversionError
 from vllm_obtain.catalogue.convert.family import read_sizes
 from vllm_obtain.catalogue.convert.jobs import Target, jobs_for
@@ -18,12 +19,14 @@ from vllm_obtain.catalogue.convert.plan import Plan, plan
 from vllm_obtain.catalogue.convert.progress import Meter, Progress
 from vllm_obtain.catalogue.convert.shards import MAX_SHARD, Shards
 from vllm_obtain.catalogue.convert.source import Source, opened_source
+from vllm_obtain.catalogue.convert.to_gguf import write_gguf
 from vllm_obtain.catalogue.convert.tokenizer import tokenizer
 from vllm_obtain.catalogue.convert.tokenizer_config import tokenizer_config
 from vllm_obtain.catalogue.convert.vocabulary import Vocabulary, read_vocabulary
 from vllm_obtain.catalogue.convert.weights import write_weights
 from vllm_obtain.catalogue.lock import locked
-from vllm_obtain.catalogue.scan import read_file
+from vllm_obtain.catalogue.safetensors import WEIGHTS
+from vllm_obtain.catalogue.scan import read_file, read_folder
 
 _FORMATS: Final = {"mlx": "mlx", "hf": "pt"}  # what each wants to read in `__metadata__`
 Report = Callable[[Progress], None]
@@ -33,8 +36,8 @@ def convert(source: Path, target: Target, report: Report, limit: int = MAX_SHARD
     """Convert a model, unless that was done. Safe to call twice at once.
 
     Args:
-        source: the GGUF file, or the first part of a split one.
-        target: `mlx` or `hf`.
+        source: the GGUF file, or the first part of a split one; a folder for `gguf`.
+        target: `mlx`, `hf` or `gguf`.
         report: told how far it is.
         limit: bytes of a safetensors file.
 
@@ -62,11 +65,12 @@ def convert(source: Path, target: Target, report: Report, limit: int = MAX_SHARD
 
 def _plan(source: Path, target: Target) -> Plan:
     try:
-        model = read_file(source)
+        model = read_folder(source) if target == "gguf" else read_file(source)
     except OSError as error:
         raise ConversionError(f"{source} can't be read: {error.strerror}.") from error
     if model is None:
-        raise ConversionError(f"{source} is no GGUF file, or not the first part of one.")
+        what = "model's folder" if target == "gguf" else "GGUF file, or not the first part of one"
+        raise ConversionError(f"{source} is no {what}.")
     todo = plan(model, target)
     if todo.problem:
         raise ConversionError(todo.problem)
@@ -84,8 +88,11 @@ def _convert(todo: Plan, report: Report, limit: int) -> None:
     partial = todo.partial
     partial.mkdir()
     try:
-        with opened_source(todo.source) as source:
-            _write(source, todo.target, partial, report, limit)
+        if todo.target == "gguf":
+            _write_file(todo, report)
+        else:
+            with opened_source(todo.source) as source:
+                _write(source, todo.target, partial, report, limit)
         # Somebody may have replaced the file while it was read.
         if _plan(todo.source, todo.target).folder != todo.folder:
             raise ConversionError(f"{todo.source.name} changed while it was read; try again.")
@@ -94,6 +101,19 @@ def _convert(todo: Plan, report: Report, limit: int) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _write_file(todo: Plan, report: Report) -> None:
+    model = read_folder(todo.source)
+    if model is None:
+        raise ConversionError(f"{todo.source} is gone.")
+    files = sorted(todo.source.glob(f"*{WEIGHTS}"))
+    meter = Meter(sum(file.stat().st_size for file in files), report)
+    target = todo.partial / todo.file.name
+    write_gguf(read_encoder(model), files, target, meter)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    _sync(todo.partial)
 
 
 def _write(source: Source, target: Target, folder: Path, report: Report, limit: int) -> None:

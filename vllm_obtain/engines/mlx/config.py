@@ -19,6 +19,7 @@ class Config:
         prefill_chunk: tokens of a prompt that are processed between two decode steps.
         prefix_cache_bytes: what caches of past requests may take of it.
         widen: whether weights are turned into floats of 32 bits (see `widen.py`).
+        kind: `chat`, or `embedding` for an encoder.
         device: `cpu` to leave a GPU alone, otherwise what mlx was built for.
     """
 
@@ -31,6 +32,7 @@ class Config:
     prefix_cache_bytes: int = 1 << 28
     widen: bool = False
     device: str = "auto"
+    kind: str = "chat"
 
     @classmethod
     def read(cls, text: str) -> Config:

@@ -10,6 +10,7 @@ import threading
 import traceback
 
 from .config import Config
+from .embed import Embedder
 from .load import load
 from .scheduler import Scheduler, Told
 from .service import Service
@@ -33,6 +34,10 @@ def _generate(config: Config, service: Service, loop: asyncio.AbstractEventLoop)
         loop.call_soon_threadsafe(service.deliver, told)
 
     try:
+        if config.kind == "embedding":
+            embedder = Embedder(config)
+            loop.call_soon_threadsafe(service.embed, embedder)
+            embedder.run()
         loaded = load(config)
         # A collection that walks all of transformers is a pause in every stream.
         gc.collect()

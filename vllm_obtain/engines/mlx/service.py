@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 from . import http
 from .config import Config
+from .embed import Embedder
 from .errors import Refusal, too_long
 from .events import Event
 from .load import Loaded
@@ -18,21 +19,38 @@ from .render import Renderer
 from .request import Request, Sampling, integer, read_logprobs, read_sampling, read_stop
 from .row import horizon
 from .scheduler import Scheduler, Told
+from .tokens import Tokens
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+EMBEDDINGS, TOKENIZE, DETOKENIZE = "/v1/embeddings", "/tokenize", "/detokenize"
+Whole = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Service:
-    """Answers connections; `ready` is called when there is a model to answer with."""
+    """Answers connections; `ready` or `embed` is called when there is a model to answer with."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._loaded: Loaded | None = None
         self._scheduler: Scheduler | None = None
+        # Routes whose answers go out in one piece.
+        self._whole: dict[str, Whole] = {}
+        self._metrics: Callable[[], dict[str, Any]] = dict
 
     def ready(self, loaded: Loaded, scheduler: Scheduler) -> None:
         """Serve from now on."""
         self._loaded, self._scheduler = loaded, scheduler
+        self._metrics = lambda: self._numbers(scheduler)
+        self._tokenise(Tokens(loaded.prompts, self._config.context))
+
+    def embed(self, embedder: Embedder) -> None:
+        """Serve vectors from now on."""
+        self._metrics = embedder.metrics
+        self._tokenise(embedder.tokens)
+        self._whole[EMBEDDINGS] = embedder.answer
+
+    def _tokenise(self, tokens: Tokens) -> None:
+        self._whole |= {TOKENIZE: tokens.tokenize, DETOKENIZE: tokens.detokenize}
 
     def deliver(self, told: Told) -> None:
         """Hand out events; called on the loop."""
@@ -59,13 +77,15 @@ class Service:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        if self._scheduler is None:
+        if not self._whole:
             writer.write(http.answer(503, {"error": {"message": "loading", "code": 503}}))
         elif method == "GET" and path == "/health":
             writer.write(http.answer(200, {"status": "ok"}))
         elif method == "GET" and path == "/metrics":
-            writer.write(http.answer(200, self._metrics(self._scheduler)))
-        elif method == "POST" and path in (CHAT, COMPLETION):
+            writer.write(http.answer(200, self._metrics()))
+        elif method == "POST" and path in self._whole:
+            await _answer_whole(self._whole[path](http.read_json(body)), reader, writer)
+        elif method == "POST" and path in (CHAT, COMPLETION) and self._scheduler is not None:
             await self._generate(path == CHAT, http.read_json(body), reader, writer)
         else:
             writer.write(http.answer(404, {"error": {"message": "no such route", "code": 404}}))
@@ -127,7 +147,7 @@ class Service:
         never = dict.fromkeys(loaded.ends, -math.inf)
         return replace(sampling, logit_bias=sampling.logit_bias | never)
 
-    def _metrics(self, scheduler: Scheduler) -> dict[str, Any]:
+    def _numbers(self, scheduler: Scheduler) -> dict[str, Any]:
         return {
             **vars(scheduler.numbers),
             "running": scheduler.running,
@@ -162,6 +182,20 @@ class _Stream:
         if self.renderer.done:
             self._writer.write(http.STREAM_END)
             self.over.set()
+
+
+async def _answer_whole(
+    answer: Awaitable[dict[str, Any]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Write an answer when it is there, unless the client goes before."""
+    working = asyncio.ensure_future(answer)
+    gone = asyncio.create_task(_tell_when_gone(reader, asyncio.Event()))
+    await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
+    if working.done():
+        writer.write(http.answer(200, working.result()))
+    else:
+        working.cancel()
 
 
 async def _tell_when_gone(reader: asyncio.StreamReader, over: asyncio.Event) -> None:
