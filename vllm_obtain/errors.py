@@ -99,6 +99,8 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
     def __init__(self, prompt_tokens: int, context: int, exact: bool = True) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.context = context
         found = prompt_tokens if exact else f"at least {prompt_tokens}"
         super().__init__(
             f"This model's context is {context} tokens, but the prompt has {found}. "

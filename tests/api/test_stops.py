@@ -50,7 +50,7 @@ def test_choices_end_each_for_itself() -> None:
     stops = Stops(["b"], 2)
     assert stops.read([Delta("ab", None, 0), Delta("cc", None, 1)]) == [
         Delta("a", None, 0),
-        Finish("stop", 0),
+        Finish("stop", 0, "b"),
         Delta("cc", None, 1),
     ]
     assert stops.read([Delta("more", None, 0), Finish("length", 0)]) == []

@@ -56,6 +56,12 @@ def test_roles_and_parts() -> None:
     ]
 
 
+def test_a_moving_line_is_left_out_of_the_first_message_only() -> None:
+    moving = "x-anthropic-billing-header: cc_version=1.2.3\nBe kind."
+    assert flatten([SystemMessage(moving)])[0]["content"] == "Be kind."
+    assert flatten([UserMessage("x"), SystemMessage(moving)])[1]["content"] == moving
+
+
 def called(arguments: str) -> AssistantMessage:
     return AssistantMessage(tool_calls=[ToolCall("c", CalledFunction("f", arguments))])
 

@@ -174,6 +174,8 @@ def test_a_stop_text_ends_the_answer_before_it(server: Server) -> None:
         answer = server.complete("stop", max_tokens=30, seed=3, top_k=5, stop=stop, logprobs=1)
         end = plain.index(stop if isinstance(stop, str) else stop[0])
         assert (answer.text, answer.finish) == (plain[:end], "stop")
+        (last,) = [choice for choice in answer.choices if choice["finish_reason"]]
+        assert last["stop_reason"] == (stop if isinstance(stop, str) else stop[0])
         assert "".join(entry["token"] for entry in answer.logprobs) == plain[:end]
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_obtain.protocol.sse import DONE, Splitter, event
+from vllm_obtain.protocol.sse import DONE, Splitter, event, named
 
 STREAM = (
     b": a comment\n\n"
@@ -33,3 +33,7 @@ def test_an_event_that_is_not_complete_waits() -> None:
 def test_writing() -> None:
     assert event({"text": "a\nb\u2028ä"}) == 'data: {"text":"a\\nb\u2028ä"}\n\n'.encode()
     assert Splitter().feed(event({"a": "\n\n"}) + DONE) == [b'{"a":"\\n\\n"}', b"[DONE]"]
+
+
+def test_an_event_can_have_a_name() -> None:
+    assert named("ping", {"a": "\n"}) == b'event: ping\ndata: {"a":"\\n"}\n\n'

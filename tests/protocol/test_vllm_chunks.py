@@ -74,3 +74,9 @@ def test_log_probabilities_of_texts_come_in_the_shape_of_chats() -> None:
     (entry,) = delta.logprobs["content"]
     assert (entry["token"], entry["logprob"], entry["bytes"]) == ("é", -2.5, [0xC3, 0xA9])
     assert [other["token"] for other in entry["top_logprobs"]] == [",", "é"]
+
+
+@pytest.mark.parametrize(("reason", "stop"), [("END", "END"), (151645, None), (None, None)])
+def test_the_stop_text_that_ended_an_answer_is_told(reason: object, stop: str | None) -> None:
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": reason}
+    assert read_chunk(json.dumps({"choices": [choice]}).encode()) == [Finish("stop", stop=stop)]

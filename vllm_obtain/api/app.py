@@ -8,6 +8,8 @@ from flask import Flask
 
 from vllm_obtain import log
 from vllm_obtain.api import embeddings, errors, hooks, inference, models, rerank, system, tokens
+from vllm_obtain.api.anthropic import dialect
+from vllm_obtain.api.anthropic import routes as anthropic
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
@@ -35,6 +37,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("vllm_obtain")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * 1024 * 1024
     app.extensions[EXTENSION] = _services(settings)
+    # Before the hooks, which may refuse a request: that too is told in the client's language.
+    app.before_request(dialect.speak)
     hooks.register(app)
     errors.register(app)
     _routes(app)
@@ -80,3 +84,5 @@ def _routes(app: Flask) -> None:
         app.post(path)(rerank.rerank)
     app.post("/tokenize")(tokens.tokenize)
     app.post("/detokenize")(tokens.detokenize)
+    app.post("/v1/messages")(anthropic.messages)
+    app.post("/v1/messages/count_tokens")(anthropic.count_tokens)

@@ -121,12 +121,17 @@ def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: Exi
         made_now = generation(cancel)
         g.tally = made_now.tally
         return iter(made_now)
-    key = key_of(task.request, model, request.headers.get("Authorization", ""))
+    key = key_of(task.request, model, _api_key())
     fill = recall_or_generate(made.supervisor, key, model, generation)
     flight, known = made.flights.join(key, fill)
     held.callback(made.flights.leave, key, flight)
     g.cache = lambda: "hit" if known or flight.recalled else "miss"
     return flight.follow(cancel)
+
+
+def _api_key() -> str:
+    """Whatever the client shows to be let in, in either of the headers in use."""
+    return request.headers.get("Authorization") or request.headers.get("x-api-key", "")
 
 
 def _is_cacheable(made: Services, asked: InferenceRequest) -> bool:

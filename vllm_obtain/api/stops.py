@@ -51,10 +51,11 @@ class Stops:
     def _take(self, choice: _Choice, piece: Delta) -> list[Event]:
         choice.pieces.append(piece)
         choice.text += piece.text
-        found = [at for text in self._texts if (at := choice.text.find(text)) >= 0]
+        found = [(at, text) for text in self._texts if (at := choice.text.find(text)) >= 0]
         if found:
             choice.over = True
-            return [*_before(choice.pieces, min(found)), Finish("stop", piece.index)]
+            end, stop = min(found)
+            return [*_before(choice.pieces, end), Finish("stop", piece.index, stop)]
         keep = self._may_begin(choice.text)
         out: list[Event] = []
         while choice.pieces and len(choice.pieces[0].text) <= keep:

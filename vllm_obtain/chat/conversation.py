@@ -11,12 +11,16 @@ from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.protocol.conversation import (
     AssistantMessage,
     Content,
+    DeveloperMessage,
     ImagePart,
     Message,
+    SystemMessage,
     ToolCall,
     ToolMessage,
 )
+from vllm_obtain.protocol.moving import steady_content
 
+_FIRST = "messages[0]"
 _ROLES = {"DeveloperMessage": "system", "SystemMessage": "system", "UserMessage": "user"}
 
 
@@ -54,6 +58,8 @@ def _role(message: Message) -> str:
 
 def _content(message: Message, where: str) -> str:
     content = message.content
+    if where == _FIRST and isinstance(message, SystemMessage | DeveloperMessage):
+        content = steady_content(message.content)
     if isinstance(message, AssistantMessage) and content is None:
         content = message.refusal if message.refusal or not message.tool_calls else ""
     if content is None:

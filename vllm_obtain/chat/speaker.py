@@ -36,6 +36,11 @@ class Speaker:
     marks: Thinking | None
     assumed: bool
 
+    @property
+    def takes_effort(self) -> bool:
+        """Whether the model can be told how hard to think."""
+        return bool({"reasoning_effort", "enable_thinking", "thinking"} & self.template.variables)
+
     def prompt(
         self,
         messages: Sequence[dict[str, Any]],

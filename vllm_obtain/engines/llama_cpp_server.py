@@ -34,13 +34,14 @@ def parameters(config: dict[str, Any]) -> Any:
         params.embedding = True
         if (pooling := config.get("pooling")) is not None:
             params.pooling_type = xllamacpp.llama_pooling_type(pooling)
-    params.kv_unified_per_slot = config["context"]
-    params.cache_type_k = params.cache_type_v = _cache_type(config["cache_type"])
-    if config["cache_type"] != "f16":
+    params.kv_unified_per_slot = config.get("context", 0)
+    cache_type = config.get("cache_type", "f16")
+    params.cache_type_k = params.cache_type_v = _cache_type(cache_type)
+    if cache_type != "f16":
         # A cache of quantised values needs it, and it is chosen by the device otherwise.
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     _guess_ahead(params, config)
-    if config["lora"]:
+    if config.get("lora"):
         adapter = xllamacpp.CommonAdapterLoraInfo()
         adapter.path, adapter.scale = config["lora"], 1.0
         params.lora_adapters = [adapter]
@@ -57,18 +58,18 @@ def _guess_ahead(params: Any, config: dict[str, Any]) -> None:
     import xllamacpp
 
     kinds, guesses = xllamacpp.common_speculative_type, params.speculative
-    guesses.draft.n_max = config["drafted"] or guesses.draft.n_max
-    if config["draft_model"]:
+    guesses.draft.n_max = config.get("drafted") or guesses.draft.n_max
+    if config.get("draft_model"):
         guesses.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
         guesses.draft.mparams.path = config["draft_model"]
         guesses.draft.n_gpu_layers = config["n_gpu_layers"]
         guesses.draft.cpuparams.n_threads = config["threads"]
         guesses.draft.cpuparams_batch.n_threads = config["threads_batch"]
         guesses.draft.cpuparams.poll = guesses.draft.cpuparams_batch.poll = 0
-    elif config["drafted"]:
+    elif config.get("drafted"):
         guesses.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
         guesses.ngram_simple.size_n = _SAME_TOKENS
-        guesses.ngram_simple.size_m = config["drafted"]
+        guesses.ngram_simple.size_m = config.get("drafted")
 
 
 def _cache_type(name: str) -> Any:

@@ -87,8 +87,7 @@ def _embedder(model: Model, settings: Settings, machine: Machine) -> Plan:
         "embedding": True,
         "pooling": MEAN if silent else None,
     }
-    never = {"context": 0, "cache_type": "f16", "draft_model": None, "drafted": 0, "lora": None}
-    return Plan(_parameters(settings, machine, limits, context) | never | embedding, limits)
+    return Plan(_parameters(settings, machine, limits, context) | embedding, limits)
 
 
 def _parameters(settings: Settings, machine: Machine, limits: Limits, batch: int) -> dict[str, Any]:

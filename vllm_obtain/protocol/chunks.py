@@ -22,6 +22,7 @@ class _Choice(Struct):
     text: str | None = None
     logprobs: Any = None
     finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM's: the stop text, or the id of a token
 
 
 class _PromptDetails(Struct):
@@ -111,7 +112,8 @@ def read_chunk(data: bytes) -> list[Event]:
         if text:
             events.append(Delta(text, _one_shape(choice.logprobs), choice.index))
         if choice.finish_reason is not None:
-            events.append(Finish(choice.finish_reason, choice.index))
+            stop = choice.stop_reason if isinstance(choice.stop_reason, str) else None
+            events.append(Finish(choice.finish_reason, choice.index, stop))
     if (usage := chunk.usage) is not None and chunk.is_last:
         events.append(Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached))
     return events

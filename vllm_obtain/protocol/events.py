@@ -67,10 +67,17 @@ class Call(Struct, tag=True, frozen=True):
 
 
 class Finish(Struct, tag=True, frozen=True):
-    """The end of a choice: `stop`, `length` or `tool_calls`."""
+    """The end of a choice.
+
+    Args:
+        reason: `stop`, `length` or `tool_calls`.
+        index: which of the request's choices it belongs to.
+        stop: the stop text that ended it, from engines that say so.
+    """
 
     reason: str
     index: int = 0
+    stop: str | None = None
 
 
 class Usage(Struct, tag=True, frozen=True):

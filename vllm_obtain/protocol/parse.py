@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -17,7 +18,8 @@ _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
 
 # What may stand where a tagged type is told apart: msgspec names only what may not.
-_TAGS = (
+Tags = Sequence[tuple[re.Pattern[str], str]]
+_TAGS: Tags = (
     (re.compile(r"\.role$"), "system, developer, user, assistant, tool"),
     (re.compile(r"content\[\.*\d*\]\.type$"), "text, image_url"),
     (re.compile(r"^response_format\.type$"), "text, json_object, json_schema"),
@@ -66,19 +68,26 @@ def _one_prompt(prompt: list[int | str]) -> str | list[int | str]:
     )
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T], ignored: list[str] | None = None) -> T:
+def decode(
+    body: bytes,
+    decoder: msgspec.json.Decoder[T],
+    ignored: list[str] | None = None,
+    tags: Tags = _TAGS,
+) -> T:
     """Decode a body, turning every refusal into an InvalidRequest that names the field.
 
     Args:
         body: JSON.
         decoder: of the type that it has to be.
         ignored: where the names of unknown fields are put; None refuses them.
+        tags: what is allowed where the types of a union are told apart, by patterns of the field;
+            the first that matches is told.
     """
     while True:
         try:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
-            refusal = _refusal(str(error))
+            refusal = _refusal(str(error), tags)
             if ignored is None or not isinstance(refusal, UnsupportedParameter):
                 raise refusal from None
             if len(ignored) == _MOST_IGNORED:
@@ -108,10 +117,10 @@ def convert(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), _TAGS) from None
 
 
-def _refusal(text: str) -> InvalidRequest:
+def _refusal(text: str, tags: Tags) -> InvalidRequest:
     found = _PATH.search(text)
     path = found.group(1) if found else ""
     what = text[: found.start()] if found else text
@@ -123,7 +132,7 @@ def _refusal(text: str) -> InvalidRequest:
         return InvalidRequest(
             f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
         )
-    allowed = next((tags for end, tags in _TAGS if end.search(path)), None)
+    allowed = next((told for where, told in tags if where.search(path)), None)
     hint = f" (allowed: {allowed})" if allowed else ""
     return InvalidRequest(f"Invalid '{path or 'body'}': {what}{hint}.", param=path or None)
 

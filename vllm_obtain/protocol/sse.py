@@ -24,6 +24,16 @@ def event(payload: object) -> bytes:
     return b"data: " + _encode(payload) + b"\n\n"
 
 
+def named(name: str, payload: object) -> bytes:
+    """Encode one event with a name.
+
+    Args:
+        name: of the kind of event.
+        payload: as for `event`.
+    """
+    return b"event: " + name.encode() + b"\n" + event(payload)
+
+
 class Splitter:
     """Cuts a byte stream into the data of its events, wherever the reads fell."""
 

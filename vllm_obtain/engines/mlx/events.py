@@ -26,13 +26,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a choice: `stop` or `length`, and the tokens it took."""
+    """The end of a choice: `stop` or `length`, its tokens, and the stop text that ended it."""
 
     reason: str
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     choice: int = 0
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Renderer:
             return sse({"error": {"message": event.message, "type": "server_error", "code": 500}})
         self._open -= 1
         self._tokens += event.completion_tokens
-        end = self._chunk(event.choice, "", None, event.reason)
+        end = self._chunk(event.choice, "", None, event.reason, event.stop)
         return end if self._open else end + self._usage(event) + DONE
 
     def _told_progress(self, event: Progress) -> bytes:
@@ -68,7 +68,12 @@ class Renderer:
         return sse({**self._common, "choices": [], "prompt_progress": progress})
 
     def _chunk(
-        self, choice: int, text: str, logprobs: list[dict[str, Any]] | None, end: str | None
+        self,
+        choice: int,
+        text: str,
+        logprobs: list[dict[str, Any]] | None,
+        end: str | None,
+        stop: str | None = None,
     ) -> bytes:
         new: dict[str, Any] = {"text": text}
         if self._chat:
@@ -79,6 +84,8 @@ class Renderer:
             "logprobs": None if logprobs is None else {"content": logprobs},
             "finish_reason": end,
         }
+        if stop is not None:
+            told["stop_reason"] = stop  # as vLLM says it
         return sse({**self._common, "choices": [told]})
 
     def _frame(self, choice: int) -> tuple[bytes, bytes]:

@@ -109,4 +109,4 @@ class Row:
 
     def _end(self, reason: str) -> Finish:
         prompt, answer = len(self.request.tokens), len(self.generated)
-        return Finish(reason, prompt, answer, self.cached, self.choice)
+        return Finish(reason, prompt, answer, self.cached, self.choice, self._text.stopped)

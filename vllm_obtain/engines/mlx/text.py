@@ -81,7 +81,7 @@ class TextStream:
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
+        self.stopped: str | None = None  # the stop text that came
 
     @property
     def holds(self) -> bool:
@@ -108,10 +108,10 @@ class TextStream:
         if not self._stop:
             return text
         text = self._held + text
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            (place, self.stopped), self._held = min(found), ""
+            return text[:place]
         keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API, answered by the same generations as OpenAI's."""
