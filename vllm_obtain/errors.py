@@ -8,6 +8,7 @@ ServiceError
 │   ├── ModelNotFound
 │   └── ResponseNotFound
 │       └── PreviousResponseNotFound
+│   └── NotDone                  other services do that on this path
 ├── TooLarge                413
 ├── Overloaded              429/503  come back after `retry_after` seconds
 ├── EngineFailed            502/503  an engine crashed or could not start
@@ -151,6 +152,12 @@ class PreviousResponseNotFound(ResponseNotFound):
     """The response that a request goes on from is not there, or one before it is not."""
 
     code = "previous_response_not_found"
+
+
+class NotDone(NotFound):
+    """Other services do something on this path; the message says what to do instead."""
+
+    code = "not_supported"
 
 
 class TooLarge(ServiceError):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import ollama
 import openai
 import pytest
 
@@ -184,3 +185,10 @@ def test_a_model_that_talks_makes_no_vectors(service: Service) -> None:
         assert "holds no embedding model" in error["message"]
         error = refused(service, path, body)
         assert (error["code"], error["param"]) == ("missing_required_parameter", "model")
+
+
+def test_ollamas_client_gets_the_same_vectors(vectors: Service, client: openai.OpenAI) -> None:
+    (mine,) = client.embeddings.create(model=minilm.NAME, input="A cat sleeps.").data
+    with ollama.Client(host=vectors.url) as other:
+        (theirs,) = other.embed(minilm.NAME, "A cat sleeps.").embeddings
+    assert max(abs(a - b) for a, b in zip(mine.embedding, theirs, strict=True)) < 1e-5

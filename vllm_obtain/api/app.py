@@ -12,6 +12,9 @@ from vllm_obtain.api.anthropic import dialect
 from vllm_obtain.api.anthropic import routes as anthropic
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
+from vllm_obtain.api.ollama import embed as ollama_embed
+from vllm_obtain.api.ollama import models as ollama_models
+from vllm_obtain.api.ollama import routes as ollama
 from vllm_obtain.api.reporter import Reporter
 from vllm_obtain.api.responses import routes as responses
 from vllm_obtain.api.services import EXTENSION, Services
@@ -39,6 +42,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[EXTENSION] = _services(settings)
     # Before the hooks, which may refuse a request: that too is told in the client's language.
     app.before_request(dialect.speak)
+    app.before_request(ollama.dialect)
     hooks.register(app)
     errors.register(app)
     _routes(app)
@@ -86,3 +90,12 @@ def _routes(app: Flask) -> None:
     app.post("/detokenize")(tokens.detokenize)
     app.post("/v1/messages")(anthropic.messages)
     app.post("/v1/messages/count_tokens")(anthropic.count_tokens)
+    app.get("/")(ollama.running)
+    app.post("/api/chat", endpoint="ollama_chat")(ollama.chat)
+    app.post("/api/generate", endpoint="ollama_generate")(ollama.generate)
+    app.post("/api/embed", endpoint="ollama_embed")(ollama_embed.embed)
+    app.post("/api/embeddings", endpoint="ollama_embeddings")(ollama_embed.embeddings)
+    app.get("/api/tags")(ollama_models.tags)
+    app.post("/api/show", endpoint="ollama_show")(ollama_models.show)
+    app.get("/api/ps")(ollama_models.ps)
+    app.get("/api/version", endpoint="ollama_version")(ollama_models.version)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 import msgspec
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from vllm_obtain.api.absent import no_route
 from vllm_obtain.api.services import services
-from vllm_obtain.errors import ClientGone, InternalError, NotFound, ServiceError, TooLarge
+from vllm_obtain.errors import ClientGone, InternalError, ServiceError, TooLarge
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.answers import error_body
 
@@ -57,7 +58,7 @@ def _http(error: HTTPException) -> Response:
         response.headers["Allow"] = allowed
         return response
     if error.code == 404:
-        return render(NotFound("There is no such route. The README lists the routes there are."))
+        return render(no_route(request.path))
     made = ServiceError(error.description or error.name, status=error.code or 500)
     made.type = "invalid_request_error" if made.status < 500 else "server_error"
     return render(made)

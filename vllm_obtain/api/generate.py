@@ -124,6 +124,7 @@ class Generation:
                 yield from self._generate(line, granted)
 
     def _generate(self, line: Line, granted: Granted) -> Iterator[list[Event]]:
+        self.tally.serve()
         self._tokens_left = granted.tokens
         self._process = granted.loaded_at
         adapter = self._adapters(granted.engine)

@@ -28,6 +28,7 @@ class Tally:
         self.deltas = 0
         self.reason: str | None = None
         self.cut = False
+        self.served: float | None = None
 
     @property
     def started(self) -> bool:
@@ -48,6 +49,10 @@ class Tally:
     def first_token(self) -> float | None:
         """Seconds to the first token."""
         return None if self._first is None else self._first - self._began
+
+    def serve(self) -> None:
+        """Note that an engine takes the request now; `served` has the seconds until then."""
+        self.served = time.monotonic() - self._began
 
     def count(self, event: Event) -> None:
         """Take one event."""

@@ -1,0 +1,36 @@
+"""The examples for OpenAI's own SDKs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.clients.blocks import block, run
+from tests.service import Service
+from tests.test_docs import holds_words
+
+NODE = shutil.which("node") and shutil.which("npm")
+
+
+def test_the_example_for_python(service: Service, tmp_path: Path) -> None:
+    assert holds_words(run(block("The openai SDK", service), tmp_path))
+
+
+@pytest.mark.skipif(not NODE, reason="node and npm are not installed")
+def test_the_example_for_node(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"private": true}')
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "openai"]
+    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    if done.returncode != 0 and "network" in done.stderr:
+        pytest.skip("npm cannot reach its registry")
+    assert done.returncode == 0, done.stderr
+    code = block("The openai SDK for Node", service, "javascript")
+    (tmp_path / "hello.mjs").write_text(code)
+    told = subprocess.run(
+        ["node", "hello.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert told.returncode == 0, told.stderr
+    assert holds_words(told.stdout)

@@ -1,0 +1,159 @@
+"""The bodies of Ollama's requests, typed. A field that is not here is refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from vllm_obtain.protocol.requests import Penalty, Positive, Probability, Seed, Stop, Token
+from vllm_obtain.protocol.tools import Function
+
+Level = Literal["low", "medium", "high", "max"]
+Alternatives = Annotated[int, Meta(ge=0, le=20)]
+# Seconds, or a text such as "5m" or "1h30m".
+KeepAlive = float | str
+Format = str | dict[str, Any]
+
+
+class CalledFunction(Struct, forbid_unknown_fields=True):
+    """The function of a call; its arguments are an object here, and no text."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    index: int | None = None
+
+
+class ToolCall(Struct, forbid_unknown_fields=True, rename={"kind": "type"}):
+    """A call that the model made before."""
+
+    function: CalledFunction
+    id: str | None = None
+    kind: Literal["function"] = "function"
+
+
+class Message(Struct, forbid_unknown_fields=True):
+    """A message of any role; `api/ollama/conversation.py` says which fields go with which."""
+
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: list[str] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class ToolBody(Struct, forbid_unknown_fields=True, rename={"kind": "type"}):
+    """A function that the model may call."""
+
+    function: Function
+    kind: Literal["function"] = "function"
+
+
+class Options(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `options` can hold; `api/ollama/options.py` says what becomes of it."""
+
+    num_predict: int | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    top_p: Probability | None = None
+    min_p: Probability | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+
+    # Ways to draw that the engines here do not share.
+    repeat_last_n: int | None = None
+    penalize_newline: bool | None = None
+    typical_p: float | None = None
+    tfs_z: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+
+    # How a model is loaded.
+    num_ctx: Positive | None = None
+    num_keep: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    draft_num_predict: int | None = None
+    numa: bool | None = None
+    low_vram: bool | None = None
+    f16_kv: bool | None = None
+    logits_all: bool | None = None
+    vocab_only: bool | None = None
+    embedding_only: bool | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+
+
+class GenerationFields(Struct, kw_only=True):
+    """What chat and generate requests share."""
+
+    model: str
+    stream: bool | None = None
+    format: Format | None = None
+    options: Options | None = None
+    keep_alive: KeepAlive | None = None
+    think: bool | Level | None = None
+    truncate: bool | None = None
+    shift: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+
+    @property
+    def wants_stream(self) -> bool:
+        """Whether the answer goes out in pieces; it does unless that is turned off."""
+        return self.stream is not False
+
+
+class ChatBody(GenerationFields, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/chat."""
+
+    messages: list[Message] = []
+    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
+
+
+class GenerateBody(GenerationFields, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/generate."""
+
+    prompt: str = ""
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[Token] | None = None
+    raw: bool | None = None
+    images: list[str] | None = None
+
+
+class EmbedBody(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/embed."""
+
+    model: str
+    input: str | list[str]
+    truncate: bool | None = None
+    dimensions: Annotated[int, Meta(ge=0)] | None = None
+    options: Options | None = None
+    keep_alive: KeepAlive | None = None
+
+
+class EmbeddingsBody(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/embeddings, the older route for one text."""
+
+    model: str
+    prompt: str = ""
+    options: Options | None = None
+    keep_alive: KeepAlive | None = None
+
+
+class ShowBody(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/show; `name` is what `model` was called before."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
