@@ -72,7 +72,9 @@ def test_generate(client: ollama.Client) -> None:
 
 
 def test_log_probabilities(client: ollama.Client) -> None:
-    answer = client.chat(MODEL, HI, options=FEW, logprobs=True, top_logprobs=2)
+    answer = client.chat(
+        MODEL, HI, options={**FEW, "temperature": 0}, logprobs=True, top_logprobs=2
+    )
     assert answer.logprobs is not None and len(answer.logprobs) == answer.eval_count
     assert all(len(entry.top_logprobs or ()) == 2 for entry in answer.logprobs)
 
@@ -162,3 +164,29 @@ def test_who_looks_for_an_ollama_finds_one(service: Service) -> None:
     assert b"Ollama is running" in answer
     version = service.json("/api/version")["version"]
     assert [int(part) for part in version.split(".")] > [0, 6, 4]
+
+
+def test_a_tool_is_called(client: ollama.Client) -> None:
+    city = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}}
+    weather = {"name": "get_weather", "parameters": {**city, "required": ["city"]}}
+    tools = [{"type": "function", "function": weather}]
+    options = {"num_predict": 60, "temperature": 0}
+    talk = [{"role": "user", "content": "How is the weather in Rome?"}]
+    plain = client.chat(MODEL, talk, tools=tools, options=options).message
+    streamed = list(client.chat(MODEL, talk, tools=tools, options=options, stream=True))
+    text = "".join(part.message.content or "" for part in streamed)
+    calls = [call for part in streamed for call in part.message.tool_calls or []]
+    assert (plain.content or "", list(plain.tool_calls or [])) == (text, calls)
+    assert text or calls, "it may call, and must say something"
+
+
+def test_an_answer_keeps_to_a_format(client: ollama.Client) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    answer = client.chat(MODEL, HI, format={**schema, "additionalProperties": False})
+    assert isinstance(json.loads(answer.message.content or "")["ok"], bool)
+
+
+def test_what_a_model_can_do(client: ollama.Client) -> None:
+    assert client.show(MODEL).capabilities == ["completion", "tools"]
+    with pytest.raises(ollama.ResponseError, match=r"reasoning|think"):
+        client.chat(MODEL, HI, think="high", options=FEW)

@@ -24,6 +24,10 @@ from vllm_obtain.settings import Settings
 _RANDOM_SEED = 0xFFFFFFFF
 _MOST_CHOICES = 128
 
+# How many tokens penalties look back at, a buffer of that size per slot: its default is 64, other
+# engines look at all there are.
+_PENALISED = 65_536
+
 # Its threads meet at barriers several hundred times a token. Spinning there for long, the default,
 # takes the cores that the gateway and other engines need; not spinning at all costs a fifth.
 _THREADS = {"GOMP_SPINCOUNT": "1000"}
@@ -97,8 +101,7 @@ def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any
         "repeat_penalty": request.repetition_penalty or 1.0,
     }
     if request.repetition_penalty or request.presence_penalty or request.frequency_penalty:
-        # Its default looks at the last 64 tokens; others at all of them.
-        body["repeat_last_n"] = -1
+        body["repeat_last_n"] = _PENALISED
     if request.draws > 1:
         body["n"] = request.draws
     if request.ignore_eos:

@@ -59,10 +59,18 @@ def show() -> Response:
         ModelAnswer(
             details=_details(model),
             model_info=_info(model),
-            capabilities=["completion"],
+            capabilities=_capabilities(services(), model),
             modified_at=moment(model.modified),
         )
     )
+
+
+def _capabilities(made: Services, model: Model) -> list[str]:
+    """What a model can do, in Ollama's words; any that talks can call tools here."""
+    if model.kind == "embedding":
+        return ["embedding"]
+    thinks = made.speaker(model).marks is not None
+    return ["completion", "tools", *["thinking"] * thinks]
 
 
 def ps() -> Response:
