@@ -44,6 +44,7 @@ ALONE = {
     "engines/llama_cpp_server.py": {"xllamacpp"},
     "engines/mlx_server.py": set(),
     "engines/vllm_server.py": {"vllm", "torch"},
+    "chat/trial_process.py": {"llguidance"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

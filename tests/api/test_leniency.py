@@ -50,6 +50,15 @@ def test_ignored_parameters_are_named(service: Service) -> None:
     assert status == 200 and "x-ignored-parameters" not in headers
 
 
+def test_names_are_told_whatever_is_in_them(service: Service) -> None:
+    (service.folder / "go").touch()
+    body = {"messages": [HI], "a.b": 1, "": 1, "x\r\ny: z": 1, "日": 1, "l" * 9000: 1}
+    status, headers, answer = service.request(CHAT, body)
+    assert status == 200, answer
+    told = headers["x-ignored-parameters"].split(", ")
+    assert sorted(told) == sorted(["a.b", "", "x\\r\\ny: z", "\\u65e5", "l" * 100])
+
+
 def test_what_is_wrong_stays_wrong(service: Service) -> None:
     for body in (
         {"messages": []},

@@ -48,6 +48,11 @@ def test_a_gguf_file_that_does_not_say(
     assert of_gguf(tmp_path, tokenizer__ggml__bos_token_id=1, **metadata).adds_bos is adds
 
 
+def test_tokens_that_engines_do_not_show(tmp_path: Path) -> None:
+    found = of_gguf(tmp_path, tokenizer__ggml__token_type=[2, 3, 3, 1])
+    assert found.control == {"<s>", "</s>"}
+
+
 def test_a_token_that_is_not_there(tmp_path: Path) -> None:
     found = of_gguf(tmp_path, tokenizer__ggml__bos_token_id=9, tokenizer__ggml__add_bos_token=True)
     assert (found.bos, found.adds_bos) == ("", False)
@@ -72,6 +77,17 @@ FOLDERS: list[tuple[dict[str, Any], ChatWords]] = [
             }
         },
         ChatWords("U"),
+    ),
+    (
+        {
+            "tokenizer_config.json": {
+                "added_tokens_decoder": {
+                    "1": {"content": "<s>", "special": True},
+                    "2": {"content": "<tool_call>", "special": False},
+                }
+            }
+        },
+        ChatWords(control=frozenset({"<s>"})),
     ),
     ({"chat_template.jinja": "J", "tokenizer_config.json": {"chat_template": "T"}}, ChatWords("J")),
     ({"chat_template.json": {"chat_template": "O"}}, ChatWords("O")),

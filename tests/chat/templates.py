@@ -48,3 +48,17 @@ CHATML = """{% for m in messages %}<|im_start|>{{ m.role }}
 {{ m.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
+
+# Gemma 2: turns alternate, and the system says nothing.
+STRICT = """{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}\
+{% elif (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}\
+{% endif %}<turn>{{ m.role }}
+{{ m.content }}</turn>{% endfor %}"""
+
+# Command R: calls have numbers, which no form of ours has.
+NUMBERED = """{% for m in messages %}<start>{{ m.role }}{{ m.content }}\
+{% if m.tool_calls %}<action>[
+{% for call in m.tool_calls %}{"tool_call_id": "{{ loop.index0 }}", "tool_name": \
+"{{ call.function.name }}", "parameters": {{ call.function.arguments | tojson }}}\
+{% if not loop.last %},{% endif %}{% endfor %}]</action>{% endif %}<end>{% endfor %}\
+{% if tools %}{{ tools | tojson }}{% endif %}"""

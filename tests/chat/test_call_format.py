@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chat.templates import CHATML, FRAMED, HERMES, LLAMA, MARKUP, THINKER
+from tests.chat.templates import CHATML, FRAMED, HERMES, LLAMA, MARKUP, NUMBERED, THINKER
 from vllm_obtain.chat import prompted
 from vllm_obtain.chat.call_format import CallFormat, call_format, takes_tools
 from vllm_obtain.chat.template import ChatTemplate
@@ -75,3 +75,19 @@ def test_tools_are_described_to_models_that_know_none() -> None:
     assert told[3]["content"] == "<tool_response>\n42\n</tool_response>"
     assert prompted.described(talk[1:], [tool])[0]["role"] == "system"
     assert prompted.described(talk[1:2], []) == talk[1:2]
+
+
+def test_numbered_calls_are_made_one_at_a_time() -> None:
+    found = call_format(ChatTemplate(NUMBERED))
+    assert found is not None and found.between is None
+    assert (found.mark, found.end) == ("<action>", "}]</action>")
+
+
+def test_what_tools_came_to_is_one_turn() -> None:
+    results = [{"role": "tool", "content": text, "tool_call_id": "1"} for text in "ab"]
+    user = {"role": "user", "content": "x"}
+    told = prompted.described([user, {"role": "assistant", "content": "y"}, *results, user], [])
+    assert [message["role"] for message in told] == ["user", "assistant", "user"]
+    spelled = "<tool_response>\n{}\n</tool_response>\n"
+    assert told[2]["content"] == spelled.format("a") + spelled.format("b") + "x"
+    assert [message["role"] for message in prompted.described([user, user], [])] == ["user"] * 2

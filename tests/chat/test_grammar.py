@@ -22,10 +22,10 @@ THINK = Thinking("<think>", "</think>")
 def tool(name: str, **properties: Any) -> dict[str, Any]:
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     parameters = {**schema, "additionalProperties": False}
-    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+    return {"name": name, "parameters": parameters}
 
 
-TOOLS = [tool("get", city={"type": "string", "maxLength": 8}), {"function": {"name": "any"}}]
+TOOLS = [tool("get", city={"type": "string", "maxLength": 8}), {"name": "any"}]
 GET = ("get", '{"city": "Rome"}')
 CALL = FORMAT.write([GET])
 
@@ -161,3 +161,16 @@ def test_a_huge_schema_is_quick_or_refused() -> None:
         with pytest.raises(InvalidRequest, match=words):
             grammar.check(grammar.of_schema(deep), "x")
     assert time.monotonic() - began < 2
+
+
+def test_space_does_not_hide_a_call() -> None:
+    bare = CallFormat('{"name": "', '", "parameters": ', None, "}")
+    made = calls(False, False, bare)
+    assert not allows(made, '\n {"name": "Ann", "age": 3}') and allows(made, "\nAnn")
+
+
+def test_a_clients_grammar_may_use_its_own_start() -> None:
+    own = grammar.of_language('start: "<start>" start | /start./ // the start\n', "guided_grammar")
+    made = grammar.after_thinking(own, Thinking("<think>", "</think>"), begun=True)
+    assert allows(made, "Hm.</think><start><start>start!")
+    assert not allows(made, "Hm.</think><start>Hm.</think>start!")

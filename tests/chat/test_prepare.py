@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.chat.templates import CHATML, HERMES, OPENER, THINKER
+from tests.chat.templates import CHATML, HERMES, OPENER, STRICT, THINKER
 from tests.chat.test_grammar import allows
 from vllm_obtain.catalogue.chat_words import ChatWords
 from vllm_obtain.chat.prepare import Prepared, prepare_chat
@@ -177,3 +177,64 @@ def test_what_templates_of_hugging_face_use() -> None:
         "{{ {'b': 'ä<', 'a': 1} | tojson }}{{ strftime_now('%Y') | length }}"
     )
     assert prepared(template).task.prompt == 'Hi{"b": "ä<", "a": 1}4'
+
+
+@pytest.mark.parametrize("name", ["self", "begin_answer", "more", "args", ""])
+def test_a_variable_may_have_any_name(name: str) -> None:
+    made = prepared(CHATML, chat_template_kwargs={name: 1})
+    assert made.task.prompt == prepared(CHATML).task.prompt
+
+
+@pytest.mark.parametrize("text", ["", "  ", "im_end", "<|im_end|>", "assistant", "\n", "Hi"])
+def test_going_on_does_not_depend_on_the_words(text: str) -> None:
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]
+    made = prepared(CHATML, messages=talk, continue_final_message=True)
+    begun = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert made.task.prompt == begun + text.rstrip()
+
+
+def test_calls_cannot_be_gone_on_with() -> None:
+    call = {"id": "1", "function": {"name": "one", "arguments": "{}"}}
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]
+    with pytest.raises(InvalidRequest, match="without calls"):
+        prepared(HERMES, messages=talk, continue_final_message=True)
+
+
+def test_tools_are_told_where_the_system_says_nothing() -> None:
+    made = prepared(STRICT, tools=TOOLS)
+    prompt = str(made.task.prompt)
+    assert prompt.startswith("<turn>user\nYou can call functions.")
+    assert prompt.endswith("\n\nHi</turn>")
+
+
+def test_marks_that_engines_do_not_show_are_not_used() -> None:
+    hidden = frozenset({"<tool_call>"})
+    shown = talker(HERMES)
+    assert shown.own_tools and not talker(HERMES, control=hidden).own_tools
+    assert talker(THINKER).marks and not talker(THINKER, control=frozenset({"<think>"})).marks
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_choice": ["<|im_end|>"]}, "guided_choice"),
+        ({"guided_regex": "a<\\|im_end\\|>|<|im_end|>"}, "guided_regex"),
+        (
+            {
+                "tools": [
+                    TOOLS[0] | {"function": {"name": "f", "parameters": {"enum": ["<|im_end|>"]}}}
+                ]
+            },
+            "tools",
+        ),
+        (
+            {"tools": [TOOLS[0] | {"function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools",
+        ),
+    ],
+)
+def test_what_spells_a_mark_or_is_no_object_is_refused(fields: Any, param: str) -> None:
+    marked = talker(CHATML, control=frozenset({"<|im_end|>"}))
+    with pytest.raises(InvalidRequest) as caught:
+        prepared(None, marked, **fields)
+    assert caught.value.param == param

@@ -139,3 +139,24 @@ def test_waiting_is_passed_on() -> None:
 def test_arguments_are_json_to_the_last_bracket() -> None:
     arguments = json.dumps({"text": 'a "quoted" \\ {', "list": [[], {}]})
     assert json.loads(read(FULL, call("f", arguments), 7).calls[0].arguments)["list"] == [[], {}]
+
+
+def test_a_call_that_a_stop_text_cut_is_not_to_be_made() -> None:
+    assert read(FULL, call("f", '{"a": 1}')[:-25]).reason == "stop"
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+@pytest.mark.parametrize(
+    ("reading", "text"),
+    [(FULL, "Well: <tool_call>f</tool_call> yes"), (Reading(None, False, BARE), '{"name": 7} yes')],
+)
+def test_what_becomes_no_call_stays_text(reading: Reading, text: str, seed: int | None) -> None:
+    said = read(reading, text, seed)
+    assert (said.text.replace(" ", ""), said.calls) == (text.replace(" ", ""), [])
+
+
+def test_log_probabilities_of_reasoning_are_not_those_of_the_answer() -> None:
+    pieces = ["<think>", "a", "</think>", "b"]
+    events: list[list[Event]] = [[Delta(text, {"content": [{"token": text}]})] for text in pieces]
+    said, _ = gather(FULL.read(iter([*events, [Finish("stop")]])), 1)
+    assert said[0].logprobs == [{"content": [{"token": "b"}]}]

@@ -124,3 +124,17 @@ def test_bad_prompts(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_completion(json.dumps(body).encode())
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "a`b", "a[0]", "0", "a`$"])
+def test_unknown_fields_of_any_name_are_ignored_if_asked_for(name: str) -> None:
+    ignored: list[str] = []
+    body = {"messages": [{"role": "user", "content": "x"}], name: 1}
+    parse_chat(json.dumps(body).encode(), ignored)
+    assert ignored == [name]
+
+
+def test_numbers_out_of_range_beside_unknown_fields_are_refused() -> None:
+    body = b'{"messages":[{"role":"user","content":"x"}],"x":1,"temperature":1e999}'
+    with pytest.raises(InvalidRequest):
+        parse_chat(body, [])

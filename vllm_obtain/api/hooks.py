@@ -53,7 +53,7 @@ def _end(response: Response) -> Response:
     if g.get("refused"):
         response.headers["Connection"] = "close"
     if "leniency" in g and g.leniency.ignored:
-        response.headers["X-Ignored-Parameters"] = ", ".join(g.leniency.ignored)
+        response.headers["X-Ignored-Parameters"] = g.leniency.told
     cache = g.cache() if "cache" in g else ""
     if cache:
         response.headers["X-Cache"] = cache

@@ -18,6 +18,7 @@ from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
+from vllm_obtain.catalogue.chat_words import chat_words
 from vllm_obtain.chat.prepare import Prepared, prepare_chat, prepare_completion
 from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
@@ -90,7 +91,7 @@ def _prepared(asked: InferenceRequest, model: Model) -> Prepared:
         try:
             if isinstance(asked, ChatRequest):
                 return prepare_chat(asked, services().speaker(model))
-            return prepare_completion(asked)
+            return prepare_completion(asked, chat_words(model).control)
         except UnsupportedParameter as error:
             asked = leniency().without(asked, error)
 

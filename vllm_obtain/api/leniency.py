@@ -5,6 +5,7 @@ STRICT_PARAMETERS=false has them ignored; the header X-Ignored-Parameters names 
 
 from __future__ import annotations
 
+import json
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -13,6 +14,9 @@ from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.protocol.requests import InferenceRequest
 
 Request = TypeVar("Request", bound=InferenceRequest)
+
+# Characters of a name that a header tells.
+_LONGEST = 100
 
 
 class Leniency:
@@ -30,6 +34,11 @@ class Leniency:
     def unknown(self) -> list[str] | None:
         """Where fields that nobody knows are noted; None where they are refused."""
         return None if self.strict else self.ignored
+
+    @property
+    def told(self) -> str:
+        """What was ignored, as a header can hold it: names are whatever a client wrote."""
+        return ", ".join(json.dumps(name)[1:-1][:_LONGEST] for name in self.ignored)
 
     def without(self, request: Request, error: UnsupportedParameter) -> Request:
         """Leave out what an error names.

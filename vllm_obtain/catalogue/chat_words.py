@@ -19,6 +19,9 @@ from vllm_obtain.catalogue.model import Model
 
 # The template among several with names that knows tools, and the usual one.
 _TOOLS, _USUAL = "tool_use", "default"
+_TOKENS = "tokenizer.ggml.tokens"
+_CONTROL = 3  # of ggml's types of tokens
+_MOST_CONTROL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,14 @@ class ChatWords:
         bos: the text of the token that begins a prompt, empty if there is none.
         eos: the text of the token that ends an answer.
         adds_bos: whether a GGUF file has its engine put `bos` before every prompt.
+        control: the texts of tokens that engines do not show in answers.
     """
 
     template: str | None = None
     bos: str = ""
     eos: str = ""
     adds_bos: bool = False
+    control: frozenset[str] = frozenset()
 
 
 def chat_words(model: Model) -> ChatWords:
@@ -61,7 +66,7 @@ def _of_gguf(path: Path) -> ChatWords:
         bos, eos = (_token(layout, name) for name in ("bos", "eos"))
         template = layout.value("tokenizer.chat_template")
         text = template if isinstance(template, str) and template.strip() else None
-        return ChatWords(text, bos, eos, adds_bos and bool(bos))
+        return ChatWords(text, bos, eos, adds_bos and bool(bos), _control(layout))
 
 
 def _token(layout: Layout, name: str) -> str:
@@ -69,9 +74,20 @@ def _token(layout: Layout, name: str) -> str:
     if index is None:
         return ""
     try:
-        return layout.text_at("tokenizer.ggml.tokens", index) or ""
+        return next(iter(layout.texts_at(_TOKENS, [index])), "")
     except GGUFError:
         return ""
+
+
+def _control(layout: Layout) -> frozenset[str]:
+    try:
+        types = layout.value("tokenizer.ggml.token_type")
+        if not isinstance(types, list):
+            return frozenset()
+        places = [index for index, kind in enumerate(types) if kind == _CONTROL]
+        return frozenset(filter(None, layout.texts_at(_TOKENS, places[:_MOST_CONTROL])))
+    except GGUFError:
+        return frozenset()
 
 
 def _of_folder(folder: Path) -> ChatWords:
@@ -84,7 +100,12 @@ def _of_folder(folder: Path) -> ChatWords:
         named = {str(one.get("name")): one.get("template") for one in found}
         found = named.get(_TOOLS) or named.get(_USUAL)
     text = found if isinstance(found, str) and found.strip() else None
-    return ChatWords(text, _content(config.get("bos_token")), _content(config.get("eos_token")))
+    bos, eos = (_content(config.get(name)) for name in ("bos_token", "eos_token"))
+    added = config.get("added_tokens_decoder")
+    tokens = added.values() if isinstance(added, dict) else ()
+    special = (one for one in tokens if isinstance(one, dict) and one.get("special"))
+    control = frozenset(filter(None, map(_content, special)))
+    return ChatWords(text, bos, eos, control=control)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,17 +90,21 @@ class Layout:
         self._cursor.u32()
         return self._cursor.u64()
 
-    def text_at(self, key: str, index: int) -> str | None:
-        """The string at a place of the array under this key, or None if it ends before."""
-        length = self.length(key)
-        if length is None or not 0 <= index < length:
-            return None
+    def texts_at(self, key: str, indices: Sequence[int]) -> list[str]:
+        """The strings at some places, in rising order, of the array under this key."""
+        length = self.length(key) or 0
         self._go_to(key)
-        if self._cursor.u32() != STRING:
-            raise GGUFError(f"has a {key} that holds no strings")
+        if not length or self._cursor.u32() != STRING:
+            return []
         self._cursor.u64()
-        self._cursor.skip_strings(index)
-        return self._cursor.text()
+        found, at = [], 0
+        for index in indices:
+            if not at <= index < length:
+                break
+            self._cursor.skip_strings(index - at)
+            found.append(self._cursor.text())
+            at = index + 1
+        return found
 
     def number(self, key: str) -> int | None:
         """The number under this key, or None."""

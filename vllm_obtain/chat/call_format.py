@@ -1,4 +1,4 @@
-"""How a model spells a tool call, found out by having its template write two.
+"""How a model spells a tool call, found out by having its template write some.
 
 Families differ in what they put around the name of a function and its arguments, and nearly all
 write the arguments as JSON. So a template is given calls that are easy to find again, and what
@@ -16,9 +16,9 @@ from vllm_obtain.chat.template import ChatTemplate, TemplateError
 
 _ASKED = {"role": "user", "content": "VOprobe question"}
 _ANSWER = "VOprobe answer"
-_NAMES = ("VOprobe_one", "VOprobe_two")
+_NAMES = ("VOprobe_one", "VOprobe_two", "VOprobe_three")
 _ARGUMENTS = {"VOprobe_key": "VOprobe value"}
-_IDS = ("VOprobe01", "VOprobe02")
+_IDS = ("VOprobe01", "VOprobe02", "VOprobe03")
 # What a model cannot write by accident: a tag, or a word in brackets.
 _MARK = re.compile(r"\s*(<[^<>\s]+>|\[[A-Z_]+\])")
 
@@ -45,6 +45,11 @@ class CallFormat:
         """The beginning of a call that no other text has, or all of `begin` if there is none."""
         found = _MARK.match(self.begin)
         return found.group(0).lstrip() if found else self.begin.lstrip()
+
+    @property
+    def marks(self) -> str:
+        """All that stands around names and arguments."""
+        return "\n".join([self.begin, self.middle, self.between or "", self.end])
 
     @property
     def is_marked(self) -> bool:
@@ -80,6 +85,14 @@ def takes_tools(template: ChatTemplate) -> bool:
         return False
 
 
+def takes_system(template: ChatTemplate) -> bool:
+    """Whether the template writes a message of the system; some refuse it, or leave it out."""
+    try:
+        return _ANSWER in template.render([{"role": "system", "content": _ANSWER}, _ASKED])
+    except TemplateError:
+        return False
+
+
 def _derive(template: ChatTemplate) -> CallFormat | None:
     plain = template.render([_ASKED, {"role": "assistant", "content": _ANSWER}], begin_answer=False)
     start = plain.index(_ANSWER)
@@ -100,14 +113,17 @@ def _derive(template: ChatTemplate) -> CallFormat | None:
 def _with_several(
     made: CallFormat, template: ChatTemplate, before: str, closing: str, arguments: str
 ) -> CallFormat:
-    """Add what stands between two calls, if the template writes two as we would."""
+    """Add what stands between two calls, if the template writes three as we would.
+
+    Some number their calls, so that two do not tell.
+    """
     try:
-        two = _answer(_called(template, 2), before, closing)
-        (_, (_, end)), (second, _) = _places(two, 2)
+        three = _answer(_called(template, len(_NAMES)), before, closing)
+        (_, (_, end)), (second, _), _ = _places(three, len(_NAMES))
     except (TemplateError, ValueError):
         return made
-    full = replace(made, between=two[end:second])
-    return full if full.write([(name, arguments) for name in _NAMES]) == two.strip() else made
+    full = replace(made, between=three[end:second])
+    return full if full.write([(name, arguments) for name in _NAMES]) == three.strip() else made
 
 
 def _answer(text: str, before: str, closing: str) -> str:

@@ -7,23 +7,24 @@ directly. So one schema means the same everywhere, and one check here refuses wh
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
+from vllm_obtain.chat import trial
 from vllm_obtain.chat.call_format import CallFormat
 from vllm_obtain.chat.thinking import Thinking
 from vllm_obtain.errors import InvalidRequest
 
 # llama.cpp knows by this line that a grammar is not in its own language.
 _HEAD = "%llguidance {}\n"
-# Compiling takes a millisecond for what people write and 50 at this size.
+# Compiling takes a millisecond for what people write; `trial` ends what takes a second.
 MAX_BYTES = 512 * 1024
+# Translating GBNF takes a time that grows with the square of its lines.
+_MAX_OWN = 64 * 1024
 # Where white space is free, small models write nothing else until `max_tokens`.
 _RULES = {
     "whitespace_flexible": False,
@@ -32,8 +33,9 @@ _RULES = {
     "lenient": False,
     "coerce_one_of": False,
 }
+# The name `start`, or what has it in it and is no name: texts, expressions, comments.
+_START = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/|\b(start)\b')
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
-_WHERE = re.compile(r"^at \d+\(\d+\): |^failed to compile JSON schema: ")
 
 
 def of_schema(schema: Any) -> str:
@@ -64,8 +66,13 @@ def of_language(grammar: str, param: str) -> str:
         param: the field that holds it.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: it is neither, or too large.
     """
+    if len(grammar) > _MAX_OWN:
+        raise InvalidRequest(
+            f"Invalid '{param}': it has {len(grammar):,} characters and {_MAX_OWN:,} are allowed.",
+            param=param,
+        )
     try:
         made = str(any_to_lark(grammar))
     except Exception as error:
@@ -75,7 +82,7 @@ def of_language(grammar: str, param: str) -> str:
 
 def of_calls(
     spelled: CallFormat,
-    tools: Sequence[dict[str, Any]],
+    functions: Sequence[dict[str, Any]],
     required: bool,
     several: bool,
     not_first: str = "",
@@ -85,7 +92,7 @@ def of_calls(
 
     Args:
         spelled: how the model spells calls.
-        tools: those that may be called, in OpenAI's form.
+        functions: those that may be called, each with a name and the schema of its arguments.
         required: whether there must be a call; else any text may stand there, or before it.
         several: whether there may be more than one.
         not_first: what no text begins with, since it begins something else.
@@ -96,8 +103,8 @@ def of_calls(
     calls = f"call{repeated} {_text(spelled.end)}"
     calls = calls if spelled.end else calls.removesuffix('""')
     rules = [
-        f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}",
-        *(_call(n, spelled, tool["function"]) for n, tool in enumerate(tools)),
+        f"call: {' | '.join(f'call_{n}' for n in range(len(functions)))}",
+        *(_call(n, spelled, function) for n, function in enumerate(functions)),
     ]
     start = [f"start: {_text(spelled.begin)} {calls}"]
     if not required and form is not None:
@@ -137,7 +144,7 @@ def check(grammar: str, param: str) -> None:
             "are allowed. Shorten its enumerations.",
             param=param,
         )
-    problem = _problem(grammar)
+    problem = trial.problem(grammar)
     if problem:
         raise InvalidRequest(
             f"Invalid '{param}': no engine can hold an answer to it: {problem}.",
@@ -146,41 +153,40 @@ def check(grammar: str, param: str) -> None:
         )
 
 
-@functools.lru_cache(maxsize=64)
-def _problem(grammar: str) -> str:
-    """What is wrong with a grammar, empty if nothing."""
-    matcher = LLMatcher(_bytes(), grammar, log_level=0)
-    if not matcher.is_error():
-        matcher.compute_bitmask()  # some limits are only met here
-    if not matcher.is_error():
-        return ""
-    # Its first line says what, unless it is about an expression; the others show the grammar.
-    lines = str(matcher.get_error()).strip().splitlines()
-    causes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    said = causes[0] if causes else lines[0]
-    while found := _WHERE.match(said):
-        said = said[found.end() :]
-    return said.rstrip(".")
+def check_is_text(written: str, param: str, control: frozenset[str]) -> None:
+    """Refuse what spells a mark of the model's own: engines do not take those for text.
 
+    Args:
+        written: by a client, as part of a grammar.
+        param: the request's field that holds it.
+        control: the marks.
 
-@functools.cache
-def _bytes() -> Any:
-    return LLTokenizer("byte")
+    Raises:
+        InvalidRequest: the message names the mark.
+    """
+    for token in control:
+        if token in written:
+            raise InvalidRequest(
+                f"Invalid '{param}': it spells '{token}', which to this model is a mark, no text.",
+                param=param,
+                code="unsupported_schema",
+            )
 
 
 def _renamed(grammar: str) -> str:
-    """A grammar as part of another one: its start is called `answer`."""
-    return re.sub(r"(?m)^start:", "answer:", grammar.removeprefix(_HEAD), count=1)
+    """A grammar as part of another one: its start is called `answer`, wherever it says so."""
+    return _START.sub(lambda found: "answer" if found[1] else found[0], grammar.removeprefix(_HEAD))
 
 
 def _or_text(spelled: CallFormat, calls: str, not_first: str) -> list[str]:
     """Rules for calls behind any text, or for text that nobody could take for a call."""
     mark = _escaped(spelled.mark)
-    begins = f" & ~/{_escaped(not_first)}(.|\\n)*/" if not_first else ""
+    # Readers look behind space at the beginning of an answer.
+    begins = f" & ~/\\s*{_escaped(not_first)}(.|\\n)*/" if not_first else ""
     if not spelled.is_marked:
         return [
             f"start: free | {_text(spelled.begin)} {calls}",
-            f"free: FREE\nFREE: /(.|\\n)*/ & ~/{mark}(.|\\n)*/{begins}",
+            f"free: FREE\nFREE: /(.|\\n)*/ & ~/\\s*{mark}(.|\\n)*/{begins}",
         ]
     rest = spelled.begin[len(spelled.mark) :]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.protocol.tools import AllowedTools, NamedTool, Tool
+
+# Stands for a message that the model goes on with.
+_HERE = "VOprobe message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,21 @@ class Prepared:
         return batches if self.reading is None else self.reading.read(batches)
 
 
-def prepare_completion(request: CompletionRequest) -> Prepared:
+def prepare_completion(
+    request: CompletionRequest, control: frozenset[str] = frozenset()
+) -> Prepared:
     """Make a text completion ready.
+
+    Args:
+        request: what the client sent.
+        control: the model's tokens that are no text.
 
     Raises:
         InvalidRequest: the form it asks for cannot be held.
     """
     wish = wished_form(request)
     if wish is not None:
+        grammar.check_is_text(wish.grammar, wish.param, control)
         grammar.check(wish.grammar, wish.param)
     return Prepared(Task(request, request.prompt, grammar=wish.grammar if wish else None))
 
@@ -63,6 +74,8 @@ def prepare_chat(request: ChatRequest, speaker: Speaker) -> Prepared:
     tools = _Tools.of(request)
     prompt = _prompt(request, speaker, tools)
     form = wished_form(request)
+    if form is not None:
+        grammar.check_is_text(form.grammar, form.param, speaker.words.control)
     if tools.callable and form is not None and tools.required:
         raise InvalidRequest(
             f"'{form.param}' cannot be combined with a 'tool_choice' that demands a call.",
@@ -88,7 +101,9 @@ def prepare_chat(request: ChatRequest, speaker: Speaker) -> Prepared:
 def _calls(tools: _Tools, speaker: Speaker, form: Wish | None, not_first: str) -> Wish | None:
     if not tools.callable:
         return None
-    functions = [shaped(tool) for tool in tools.callable]
+    functions = [_callable(tool) for tool in tools.callable]
+    written = json.dumps(functions, ensure_ascii=False)
+    grammar.check_is_text(written, "tools", speaker.words.control)
     # A model that was never taught to call repeats itself: it makes more than one if asked to.
     several = not tools.named and (speaker.own_tools if tools.several is None else tools.several)
     instead = form.grammar if form else None
@@ -105,27 +120,31 @@ def _prompt(request: ChatRequest, speaker: Speaker, tools: _Tools) -> str:
             "'continue_final_message' and 'add_generation_prompt' exclude each other.",
             param="continue_final_message",
         )
-    if going_on and messages[-1]["role"] != "assistant":
+    if going_on and (messages[-1]["role"] != "assistant" or "tool_calls" in messages[-1]):
         raise InvalidRequest(
-            "'continue_final_message' needs a last message of the assistant.",
+            "'continue_final_message' needs a last message of the assistant, without calls.",
             param="continue_final_message",
         )
     begin = not going_on and request.add_generation_prompt is not False
     told = [shaped(tool) for tool in tools.told]
-    text = speaker.prompt(messages, told, begin, **more)
-    return _cut(text, messages[-1]["content"]) if going_on else text
+    if not going_on:
+        return speaker.prompt(messages, told, begin, more)
+    last = str(messages[-1]["content"])
+    # Found by a word that nobody writes: the message's own may stand in the template, too.
+    messages[-1]["content"] = _HERE
+    return _cut(speaker.prompt(messages, told, begin, more)) + last.rstrip()
 
 
-def _cut(text: str, last: str) -> str:
-    """Cut a prompt behind its last message, which the model goes on with."""
-    end = text.rfind(last.strip())
-    if end < 0:
+def _cut(text: str) -> str:
+    """Cut a prompt where its last message begins, which the model goes on with."""
+    at = text.rfind(_HERE)
+    if at < 0:
         raise InvalidRequest(
             "'continue_final_message' cannot be honoured: this model's chat template changes the "
             "last message.",
             param="continue_final_message",
         )
-    return text[:end] + last.rstrip()
+    return text[:at]
 
 
 def _variables(request: ChatRequest, speaker: Speaker) -> dict[str, Any]:
@@ -156,6 +175,21 @@ def shaped(tool: Tool) -> dict[str, Any]:
     kept = {name: value for name, value in function.items() if value is not None}
     kept.pop("strict", None)
     return {"type": "function", "function": kept}
+
+
+def _callable(tool: Tool) -> dict[str, Any]:
+    """A function whose arguments are an object, whatever else its schema says.
+
+    Raises:
+        InvalidRequest: its schema says that they are something else.
+    """
+    parameters = tool.function.parameters or {}
+    if parameters.get("type", "object") != "object":
+        raise InvalidRequest(
+            f"Invalid 'tools': the parameters of '{tool.function.name}' are no object.",
+            param="tools",
+        )
+    return {"name": tool.function.name, "parameters": {**parameters, "type": "object"}}
 
 
 @dataclass(frozen=True, slots=True)

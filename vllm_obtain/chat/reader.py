@@ -104,7 +104,9 @@ class _Choice:
 
     def end(self, finish: Finish) -> Finish:
         """End it, with a reason of its own if it called tools."""
-        called = self._calls and self._reading.ends_with_calls and finish.reason == "stop"
+        # A stop text may have ended it within a call, which nobody can make then.
+        whole = self._value is not None and self._value.over
+        called = whole and self._reading.ends_with_calls and finish.reason == "stop"
         return Finish("tool_calls", self._index) if called else finish
 
     def _thought(self) -> list[Event]:
@@ -115,6 +117,7 @@ class _Choice:
         before, mark, after = self._held.partition(marks.close)
         if mark:
             self._held, self._state = after, self._text
+            self._logprobs = []  # those of the reasoning, which is no part of the answer's content
             before = before.rstrip()
         else:
             before, self._held = _split(before, (marks.close,))
@@ -171,6 +174,11 @@ class _Choice:
     def _expect(self, text: str, state: State) -> list[Event]:
         if self._held.startswith(text):
             self._held, self._state = self._held[len(text) :], state
+        elif not text.startswith(self._held) and not self._calls:
+            # No call after all, from an engine that was not held to the form.
+            mark = self._format.mark
+            self._held, self._state = self._held[len(mark) :], self._text
+            return self._delta(mark)
         return []
 
     @property

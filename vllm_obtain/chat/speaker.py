@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from vllm_obtain.catalogue import Model
 from vllm_obtain.catalogue.chat_words import ChatWords, chat_words
 from vllm_obtain.chat import prompted
-from vllm_obtain.chat.call_format import CallFormat, call_format, takes_tools
+from vllm_obtain.chat.call_format import CallFormat, call_format, takes_system, takes_tools
 from vllm_obtain.chat.template import CHATML, ChatTemplate, TemplateError
 from vllm_obtain.chat.thinking import Thinking, thinking
 
@@ -27,6 +27,7 @@ class Speaker:
         calls: how it spells calls; ours where the template knows none.
         marks: around its reasoning, if it reasons.
         assumed: whether its files have no template, so that ChatML is taken.
+        takes_system: whether the template takes a message of the system.
     """
 
     template: ChatTemplate
@@ -35,6 +36,7 @@ class Speaker:
     calls: CallFormat
     marks: Thinking | None
     assumed: bool
+    takes_system: bool
 
     @property
     def takes_effort(self) -> bool:
@@ -46,12 +48,12 @@ class Speaker:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] = (),
         begin_answer: bool = True,
-        **more: Any,
+        more: Mapping[str, Any] | None = None,
     ) -> str:
         """Write a conversation as a prompt; arguments and errors as `ChatTemplate.render`."""
         if not self.own_tools:
-            messages, tools = prompted.described(messages, tools), ()
-        text = self.template.render(messages, tools, begin_answer, **more)
+            messages, tools = prompted.described(messages, tools, self.takes_system), ()
+        text = self.template.render(messages, tools, begin_answer, more)
         if self.words.adds_bos and not text.startswith(self.words.bos):
             return self.words.bos + text
         return text
@@ -98,11 +100,18 @@ def _speaker(words: ChatWords, source: str | None) -> Speaker:
     found = source or words.template
     template = ChatTemplate(found or CHATML, words.bos, words.eos)
     own = call_format(template) if takes_tools(template) else None
+    if own and any(token in own.marks for token in words.control):
+        # What engines do not show cannot be read, and ends the hold of a grammar.
+        own = None
+    marks = thinking(template)
+    if marks and words.control & {marks.open, marks.close}:
+        marks = None
     return Speaker(
         template=template,
         words=words,
         own_tools=own is not None,
         calls=own or prompted.FORMAT,
-        marks=thinking(template),
+        marks=marks,
         assumed=found is None,
+        takes_system=takes_system(template),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -57,7 +57,7 @@ class ChatTemplate:
         messages: Messages,
         tools: Sequence[dict[str, Any]] = (),
         begin_answer: bool = True,
-        **more: Any,
+        more: Mapping[str, Any] | None = None,
     ) -> str:
         """Write a conversation as a prompt.
 
@@ -71,12 +71,15 @@ class ChatTemplate:
             TemplateError: it refuses this conversation.
         """
         try:
+            # As one argument: a client's variable may have the name of any parameter.
             return self._template.render(
-                messages=messages,
-                tools=list(tools) or None,
-                add_generation_prompt=begin_answer,
-                **self._tokens,
-                **more,
+                {
+                    **(more or {}),
+                    **self._tokens,
+                    "messages": messages,
+                    "tools": list(tools) or None,
+                    "add_generation_prompt": begin_answer,
+                }
             )
         except Refused as error:
             message = f"This model's chat template refuses the conversation: {error}"

@@ -14,7 +14,7 @@ from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
-_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
 
 # What may stand where a tagged type is told apart: msgspec names only what may not.
@@ -92,7 +92,7 @@ def decode(
                 raise refusal from None
             if len(ignored) == _MOST_IGNORED:
                 raise refusal from None
-            body = _without(body, str(refusal.param))
+            body = _without(body, refusal)
             ignored.append(str(refusal.param))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"The body is not valid JSON: {error}."
@@ -101,15 +101,27 @@ def decode(
             raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
 
 
-def _without(body: bytes, path: str) -> bytes:
-    """Leave out a field, named as in `messages[0].content`."""
-    value = msgspec.json.decode(body)
-    at = value
-    *steps, last = re.findall(r"[^.\[\]]+", path)
-    for step in steps:
-        at = at[int(step)] if isinstance(at, list) else at[step]
-    del at[last]
-    return msgspec.json.encode(value)
+def _without(body: bytes, refusal: UnsupportedParameter) -> bytes:
+    """Leave out the field that a refusal names, as in `messages[0].content`.
+
+    Raises:
+        InvalidRequest: the refusal itself, if the field cannot be told by its name.
+    """
+    try:
+        value = msgspec.json.decode(body)
+        path, _, last = _parted(value, str(refusal.param))
+        at = value
+        for step in re.findall(r"[^.\[\]]+", path):
+            at = at[int(step)] if isinstance(at, list) else at[step]
+        del at[last]
+        return msgspec.json.encode(value)
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
+        raise refusal from None
+
+
+def _parted(value: object, name: str) -> tuple[str, str, str]:
+    """Part a name into where and what; at the top a field may have any name."""
+    return ("", "", name) if isinstance(value, dict) and name in value else name.rpartition(".")
 
 
 def convert(value: object, kind: type[T]) -> T:
