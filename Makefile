@@ -2,6 +2,7 @@
 # make test    run every test; with ENGINES=all also those that need vLLM (fetches some 3.5 GB)
 # make check   ruff and mypy
 # make bench   measure the gateway's cost
+# make fuzz    some 8,000 made-up requests over all routes, held to the description
 # make clean   remove what make made, except models and logs
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ test: export VLLM_PYTHON ?= $(abspath $(VLLM_BIN)/python)
 test: $(VLLM_VENV)/.installed
 endif
 
-.PHONY: run model test check bench clean
+.PHONY: run model test check bench fuzz clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python run.py --mode prod
@@ -38,6 +39,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench model
 	$(BIN)/python -m bench $(ARGS)
+
+fuzz: $(VENV)/.installed-dev model
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
@@ -13,13 +12,12 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from flask import Flask
 
 from tests import test_entry_points
 from tests.api.test_chat import MODEL, text_of, whole_text_of
 from tests.service import ROOT, Service
-from vllm_obtain.api.app import _routes
-from vllm_obtain.errors import ServiceError
+from vllm_obtain.api.error_codes import CODES
+from vllm_obtain.api.routes import ROUTES
 from vllm_obtain.settings import Settings
 
 # The address that the README's commands are written for.
@@ -37,6 +35,7 @@ _ROOT_FILE = re.compile(r"[\w.-]+\.(?:py|md|toml|txt)|Makefile|\.env\.example")
 
 ENGLISH = (ROOT / "README.md").read_text()
 CHINESE = (ROOT / "README.zh-CN.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 ALL = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -220,13 +219,7 @@ def test_the_readme_starts_with_make_run() -> None:
 
 
 def test_the_routes_of_the_readme_are_those_of_the_service() -> None:
-    app = Flask("bare", static_folder=None)
-    _routes(app)
-    routes = [
-        f"{method} {re.sub(r'<[^>]*>', '{id}', rule.rule)}"
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-    ]
+    routes = [f"{route.method} {route.template}".replace("{name}", "{id}") for route in ROUTES]
     told = [route for row in table("Routes") for route in spans(row[0])]
     assert sorted(told) == sorted(routes)
 
@@ -253,26 +246,16 @@ def test_each_setting_is_told_with_its_default(told: dict[str, str]) -> None:
         assert bool(value) == (default != ""), name
 
 
-def raised() -> set[tuple[int, str]]:
-    """Status and code of every error in the source: of its class, or where it is raised."""
-    found: set[tuple[int, str]] = set()
-    kinds: list[type[ServiceError]] = [ServiceError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-        found.add((kind.status, kind.code or ""))
-    for path in (ROOT / "vllm_obtain").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                given = {key.arg: getattr(key.value, "value", None) for key in node.keywords}
-                if isinstance(given.get("code"), str) and isinstance(given.get("status"), int):
-                    found.add((given["status"], given["code"]))
-    return found
-
-
 def test_the_errors_of_the_readme_are_those_of_the_service() -> None:
     rows = "\n".join(row[0] for row in table("When something is wrong"))
     told = {(int(status), code) for status, code in re.findall(r"(\d{3}) `(\w+)`", rows)}
-    assert told and told <= raised()
+    assert told and told <= {(one.status, one.code) for one in CODES.values()}
+
+
+def test_the_errors_of_the_api_page_are_all_there_are() -> None:
+    (told,) = [found for found in tables(API) if len(found[0]) == 4]
+    known = [[f"`{one.code}`", str(one.status), one.meaning, one.action] for one in CODES.values()]
+    assert told == known
 
 
 # --- The Chinese README -----------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 # Of libev's five levels, -2 to 2.
 _FIRST, _IN_TURN = 2, 0
@@ -14,6 +16,20 @@ _FIRST, _IN_TURN = 2, 0
 def is_cooperative() -> bool:
     """Whether this process runs on gevent's loop; asking gevent itself would import it, 10 MB."""
     return socket.socket.__module__.startswith("gevent")
+
+
+def aside(work: Callable[[], T]) -> T:
+    """Do what takes some time in a thread of its own where greenlets would wait for it meanwhile.
+
+    Returns:
+        What it came to; its errors are raised here.
+    """
+    if not is_cooperative():
+        return work()
+    from gevent import get_hub
+
+    made: T = get_hub().threadpool.apply(work)
+    return made
 
 
 def serve_first(connection: socket.socket, first: bool = True) -> None:

@@ -52,6 +52,7 @@ def said(content: Any, **fields: Any) -> bytes:
         (chat(top_p=1.1), "top_p", "invalid_value"),
         (chat(top_k=-2), "top_k", "invalid_value"),
         (chat(min_p=-0.1), "min_p", "invalid_value"),
+        (chat(repetition_penalty=5e-324), "repetition_penalty", "invalid_value"),
         (chat(repetition_penalty=0), "repetition_penalty", "invalid_value"),
         (chat(presence_penalty=-2.1), "presence_penalty", "invalid_value"),
         (chat(frequency_penalty=2.1), "frequency_penalty", "invalid_value"),
@@ -65,6 +66,8 @@ def said(content: Any, **fields: Any) -> bytes:
         (chat(stop=["x", ""]), "stop[1]", "invalid_value"),
         (chat(stop=["x"] * 17), "stop", "invalid_value"),
         (chat(logit_bias={"a": 1}), "logit_bias", "invalid_value"),
+        (chat(logit_bias={"5\n": 1}), "logit_bias", "invalid_value"),
+        (chat(logit_bias={"\u0665": 1}), "logit_bias", "invalid_value"),
         (chat(logit_bias={"5": 101}), "logit_bias[...]", "invalid_value"),
         (chat(top_logprobs=21), "top_logprobs", "invalid_value"),
         (chat(reasoning_effort="max"), "reasoning_effort", "invalid_value"),
@@ -95,6 +98,19 @@ def test_null_is_the_same_as_left_out(fields: dict[str, Any]) -> None:
 def test_what_an_answer_held_may_be_sent_back() -> None:
     answer = {"role": "assistant", "content": "hi", "refusal": None, "reasoning_content": "why"}
     assert len(parse_chat(chat(messages=[USER, answer, USER])).messages) == 3
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    asked = parse_chat(chat(max_tokens=20.0, seed=1e3, temperature=1.0, tools=[], metadata={}))
+    assert (asked.max_tokens, asked.seed, asked.temperature) == (20, 1000, 1)
+    asked = parse_chat(chat(max_tokens=20.0, logit_bias={"5": 1.5}))
+    assert asked.logit_bias == {"5": 1.5}
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(chat(max_tokens=20.0, top_logprobs=2.5))
+    assert caught.value.param == "top_logprobs"
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(chat(n=1e30))
+    assert caught.value.param == "n"
 
 
 @pytest.mark.parametrize(

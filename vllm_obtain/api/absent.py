@@ -62,4 +62,4 @@ def no_route(path: str) -> NotFound:
     for start, (thing, instead) in _ABSENT.items():
         if path == start or path.startswith(start + "/"):
             return NotDone(f"{thing}: not done by this service. {instead}")
-    return NotFound("There is no such route. The README lists the routes there are.")
+    return NotFound("There is no such route. /docs shows the routes there are.")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_obtain.api.answers import ModelSettingsStatus
 from vllm_obtain.api.defaults import described
 from vllm_obtain.api.services import Services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.choice import hidden_aliases, pinned, unused_tables
 
 
-def effective(made: Services) -> dict[str, Any]:
+def effective(made: Services) -> ModelSettingsStatus:
     """Describe MODEL_SETTINGS: the file, what holds for each model, and what means nothing."""
     models = made.catalogue.known()
-    return {
-        "file": str(made.settings.model_settings),
-        "found": bool(made.model_settings.text),
-        "models": {model.name: _of(made, model) for model in models},
-        "unknown_models": unused_tables(made.catalogue, made.settings),
-        "hidden_aliases": hidden_aliases(made.catalogue, made.settings),
-    }
+    return ModelSettingsStatus(
+        file=str(made.settings.model_settings),
+        found=bool(made.model_settings.text),
+        models={model.name: _of(made, model) for model in models},
+        unknown_models=unused_tables(made.catalogue, made.settings),
+        hidden_aliases=hidden_aliases(made.catalogue, made.settings),
+    )
 
 
 def _of(made: Services, model: Model) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from flask import Response, jsonify, request
+from flask import Response, request
+from msgspec.structs import replace
 
+from vllm_obtain.api.answers import Capabilities, ModelBody, ModelList, ModelStage, ModelState
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
@@ -41,20 +41,20 @@ def index() -> Response:
     for model in made.catalogue.models():
         described = describe(made, model)
         data.append(described)
-        data += [_as(alias, described) for alias in described["aliases"]]
-    return jsonify(object="list", data=data)
+        data += [_as(alias, described) for alias in described.aliases]
+    return _json(ModelList(data))
 
 
 def show(name: str) -> Response:
     """GET /v1/models/{id}."""
     made = services()
     described = describe(made, made.catalogue.find(name))
-    same = (alias for alias in described["aliases"] if alias.casefold() == name.casefold())
+    same = (alias for alias in described.aliases if alias.casefold() == name.casefold())
     alias = next(same, None)
-    return jsonify(_as(alias, described) if alias else described)
+    return _json(_as(alias, described) if alias else described)
 
 
-def load() -> tuple[Response, int]:
+def load() -> Response:
     """POST /v1/models/load: ready when it answers, or 202 with `"wait": false`.
 
     With an `engine` the model is moved there while requests run; `auto` is the best one here.
@@ -66,10 +66,9 @@ def load() -> tuple[Response, int]:
     timeout = made.settings.load_timeout + made.settings.request_timeout if body.wait else 10
     engine = engine_name(body.engine) if body.engine is not None else None
     done = made.supervisor.ask(Load(model.name, body.wait, engine), Done, timeout)
-    answer = {"model": model.name, "engine": done.engine, "state": done.state}
     if done.state == "ready":
-        return jsonify(answer), 200
-    return jsonify(**answer, stage=done.stage), 202
+        return _json(ModelState(model.name, done.engine, done.state))
+    return _json(ModelStage(model.name, done.engine, done.state, done.stage), 202)
 
 
 def unload() -> Response:
@@ -80,32 +79,36 @@ def unload() -> Response:
     done = made.supervisor.ask(
         Unload(model.name), Done, made.settings.request_timeout + made.settings.load_timeout
     )
-    return jsonify(model=model.name, engine=done.engine, state=done.state)
+    return _json(ModelState(model.name, done.engine, done.state))
 
 
-def describe(made: Services, model: Model) -> dict[str, Any]:
+def describe(made: Services, model: Model) -> ModelBody:
     """Describe a model as OpenAI does, and say what else is known of it."""
     problem = why_not(model, made.settings)
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": int(model.modified),
-        "owned_by": "local",
-        "root": model.name,
-        "parent": model.base,
-        "alias_of": None,
-        "aliases": made.catalogue.aliases(model),
-        "kind": model.kind,
-        "format": model.format,
-        "size_bytes": model.size_bytes,
-        "architecture": model.architecture,
-        "context_length": made.model_settings.of(model.name).context or model.context_length,
-        "capabilities": capabilities(model, made.model_settings.of(model.name).chat_template),
-        "loadable": problem is None,
-        "reason": problem,
-    }
+    settings = made.model_settings.of(model.name)
+    known = capabilities(model, settings.chat_template)
+    return ModelBody(
+        id=model.name,
+        created=int(model.modified),
+        root=model.name,
+        parent=model.base,
+        alias_of=None,
+        aliases=made.catalogue.aliases(model),
+        kind=model.kind,
+        format=model.format,
+        size_bytes=model.size_bytes,
+        architecture=model.architecture,
+        context_length=settings.context or model.context_length,
+        capabilities=msgspec.convert(known, Capabilities | None),
+        loadable=problem is None,
+        reason=problem,
+    )
 
 
-def _as(alias: str, described: dict[str, Any]) -> dict[str, Any]:
+def _as(alias: str, described: ModelBody) -> ModelBody:
     """Describe an alias, for clients that look for a name in the list."""
-    return described | {"id": alias, "alias_of": described["id"], "aliases": []}
+    return replace(described, id=alias, alias_of=described.id, aliases=[])
+
+
+def _json(body: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, mimetype="application/json")

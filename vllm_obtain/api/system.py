@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any
 
 import msgspec
-from flask import Response, jsonify
+from flask import Response
 
 from vllm_obtain import __version__
+from vllm_obtain.api.answers import (
+    EngineHere,
+    GatewayStatus,
+    Health,
+    Ready,
+    StatusBody,
+    SupervisorStatus,
+    Version,
+)
 from vllm_obtain.api.effective import effective
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.engines import detect
@@ -19,7 +27,7 @@ from vllm_obtain.errors import ServiceError
 from vllm_obtain.hardware import describe, workers
 from vllm_obtain.messages import EngineStatus, Metrics, MetricsReply, Status, StatusReply
 
-_ALIVE = b'{"status":"ok"}'
+_ALIVE = msgspec.json.encode(Health("ok"))
 
 
 def health() -> Response:
@@ -27,7 +35,7 @@ def health() -> Response:
     return Response(_ALIVE, mimetype="application/json")
 
 
-def ready() -> tuple[Response, int]:
+def ready() -> Response:
     """GET /ready: whether a request would be answered, and why not."""
     made = services()
     try:
@@ -36,31 +44,31 @@ def ready() -> tuple[Response, int]:
     except ServiceError as error:
         reason = error.message
     if reason is not None:
-        return jsonify(status="not ready", reason=reason), 503
-    return jsonify(status="ready"), 200
+        return _json(Ready("not ready", reason), 503)
+    return _json(Ready("ready"))
 
 
 def status() -> Response:
     """GET /v1/system/status."""
     made = services()
     now = made.supervisor.ask(Status(), StatusReply)
-    body = {
-        "version": __version__,
-        "uptime_seconds": round(now.uptime, 3),
-        "gateway": {"pid": os.getpid(), "workers": workers(made.settings.workers)},
-        "supervisor": {"pid": now.pid},
-        "machine": asdict(describe()),
-        "system": now.system,
-        "requests_in_flight": now.in_flight,
-        "response_cache": now.cache,
-        "kept_responses": now.responses,
-        "engines": now.engines,
-        "handovers": now.handovers,
-        "engines_available": [_available(found) for found in detect.snapshot(made.settings)],
-        "model_engines": made.settings.engine_pins,
-        "model_settings": effective(made),
-    }
-    return Response(msgspec.json.encode(body), mimetype="application/json")
+    body = StatusBody(
+        version=__version__,
+        uptime_seconds=round(now.uptime, 3),
+        gateway=GatewayStatus(os.getpid(), workers(made.settings.workers)),
+        supervisor=SupervisorStatus(now.pid),
+        machine=describe(),
+        system=now.system,
+        requests_in_flight=now.in_flight,
+        response_cache=now.cache,
+        kept_responses=now.responses,
+        engines=now.engines,
+        handovers=now.handovers,
+        engines_available=[_available(found) for found in detect.snapshot(made.settings)],
+        model_engines=made.settings.engine_pins,
+        model_settings=effective(made),
+    )
+    return _json(body)
 
 
 def metrics() -> Response:
@@ -73,11 +81,15 @@ def metrics() -> Response:
 
 def version() -> Response:
     """GET /version."""
-    return jsonify(version=__version__)
+    return _json(Version(__version__))
 
 
-def _available(found: Facts) -> dict[str, Any]:
-    return {"available": found.reason is None, **asdict(found)}
+def _available(found: Facts) -> EngineHere:
+    return EngineHere(available=found.reason is None, **asdict(found))
+
+
+def _json(body: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, mimetype="application/json")
 
 
 def _why_no_model(made: Services) -> str | None:

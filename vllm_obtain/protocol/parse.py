@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -85,7 +85,7 @@ def decode(
     """
     while True:
         try:
-            return decoder.decode(body)
+            return _decoded(body, decoder)
         except msgspec.ValidationError as error:
             refusal = _refusal(str(error), tags)
             if ignored is None or not isinstance(refusal, UnsupportedParameter):
@@ -130,6 +130,27 @@ def convert(value: object, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), _TAGS) from None
+
+
+def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    # Some languages write a whole number as 20.0, which is an integer to JSON Schema.
+    whole = _with_integers(msgspec.json.decode(body))
+    return msgspec.convert(whole, decoder.type, str_keys=True)
+
+
+def _with_integers(value: Any) -> Any:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [_with_integers(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _with_integers(one) for name, one in value.items()}
+    return value
 
 
 def _refusal(text: str, tags: Tags) -> InvalidRequest:

@@ -65,13 +65,13 @@ class InferenceFields(Struct, kw_only=True):
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Probability | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stop: Stop | None = None
     seed: Seed | None = None
-    logit_bias: dict[Annotated[str, Meta(pattern=r"^\d{1,10}$")], Bias] | None = None
+    logit_bias: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,10}$(?!\n)")], Bias] | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
     guided_json: Schema | str | None = None

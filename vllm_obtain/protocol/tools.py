@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-# OpenAI's rule for the names of functions and schemas.
-Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}\Z")]
+# OpenAI's rule for the names of functions and schemas. Python's `$` allows a line break after it.
+Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$(?!\n)")]
 Schema = dict[str, Any]
 
 

@@ -352,6 +352,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], named:
         translated(**body)
 
 
+def test_messages_that_say_nothing_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="nothing in them"):
+        made(messages=[turn("system", text(""))])
+
+
 def test_a_count_needs_no_limit_and_knows_no_sampling() -> None:
     asked = parse_count(json.dumps({"model": "m", "messages": [USER], "tools": [TOOL]}).encode())
     request = translate(asked, False).request

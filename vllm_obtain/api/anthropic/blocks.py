@@ -22,6 +22,10 @@ class TextBlock(Struct, tag="text", tag_field="type", forbid_unknown_fields=True
     citations: list[Any] | None = None
 
 
+class SystemText(TextBlock, tag="text", tag_field="type", forbid_unknown_fields=True):
+    """Text where nothing else can stand, so that its `type` may be left out."""
+
+
 class Base64Source(Struct, tag="base64", tag_field="type", forbid_unknown_fields=True):
     """An image in the request itself."""
 
@@ -120,7 +124,7 @@ class AssistantTurn(Struct, tag="assistant", tag_field="role", forbid_unknown_fi
 class SystemTurn(Struct, tag="system", tag_field="role", forbid_unknown_fields=True):
     """Instructions that came up in the course of a conversation."""
 
-    content: str | list[TextBlock]
+    content: str | list[SystemText]
     output_config: TurnConfig | None = None
 
 

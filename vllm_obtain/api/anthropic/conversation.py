@@ -43,7 +43,7 @@ from vllm_obtain.protocol.moving import steady
 Parts = list[TextPart | ImagePart]
 
 
-def messages_of(turns: Sequence[Turn], system: str | list[TextBlock] | None) -> list[Message]:
+def messages_of(turns: Sequence[Turn], system: str | Sequence[TextBlock] | None) -> list[Message]:
     """Translate a conversation.
 
     Args:

@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from vllm_obtain.api.anthropic.blocks import CacheControl, Effort, TextBlock, Turn
+from vllm_obtain.api.anthropic.blocks import CacheControl, Effort, SystemText, Turn
 from vllm_obtain.protocol.parse import decode
 from vllm_obtain.protocol.requests import Probability
 
 Nothing = Annotated[list[Any], Meta(max_length=0)]
 Budget = Annotated[int, Meta(ge=1024, le=2**31 - 1)]
 Display = Literal["summarized", "omitted"] | None
-# Anthropic's rule for names of tools; twice as long as OpenAI's.
-ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+# Anthropic's rule for names of tools; twice as long as OpenAI's. Python's `$` allows a line break
+# after it.
+ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$(?!\n)")]
 
 
 class Tool(Struct, forbid_unknown_fields=True, rename={"kind": "type"}):
@@ -123,7 +124,7 @@ class PromptFields(Struct, kw_only=True):
 
     model: str
     messages: Annotated[list[Turn], Meta(min_length=1)]
-    system: str | list[TextBlock] | None = None
+    system: str | list[SystemText] | None = None
     tools: list[Tool] | None = None
     tool_choice: AutoChoice | AnyChoice | ToolChoice | NoChoice | None = None
     thinking: Thinks | Adapts | ThinksNot | None = None

@@ -51,6 +51,11 @@ def translate(asked: PromptFields, thinks: bool) -> Translated:
         InvalidRequest: what it says cannot be together.
     """
     messages = messages_of(without_old_thoughts(asked), asked.system)
+    if not messages:
+        raise InvalidRequest(
+            "Invalid 'messages': there is nothing in them. Send a user message with some text.",
+            param="messages",
+        )
     request = ChatRequest(model=asked.model, messages=messages)
     if _is_prefill(messages):
         request.continue_final_message = True

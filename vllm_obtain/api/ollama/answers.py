@@ -90,6 +90,12 @@ class EmbedAnswer(Struct):
     prompt_eval_count: int
 
 
+class EmbeddingAnswer(Struct):
+    """The answer of /api/embeddings: the vector of one text."""
+
+    embedding: list[float]
+
+
 class Details(Struct):
     """What kind of files a model is."""
 
@@ -123,6 +129,30 @@ class RunningModel(Struct, kw_only=True):
     expires_at: str
     size_vram: int
     context_length: int | UnsetType
+
+
+class TagsAnswer(Struct):
+    """The answer of /api/tags."""
+
+    models: list[ListedModel]
+
+
+class RunningAnswer(Struct):
+    """The answer of /api/ps."""
+
+    models: list[RunningModel]
+
+
+class VersionAnswer(Struct):
+    """The answer of /api/version."""
+
+    version: str
+
+
+class ErrorAnswer(Struct):
+    """Every error of Ollama's routes: a sentence."""
+
+    error: str
 
 
 class ModelAnswer(Struct, kw_only=True):

@@ -10,7 +10,7 @@ from flask import Response, g, request
 
 from vllm_obtain.api import embeddings as work
 from vllm_obtain.api import pick
-from vllm_obtain.api.ollama.answers import EmbedAnswer
+from vllm_obtain.api.ollama.answers import EmbedAnswer, EmbeddingAnswer
 from vllm_obtain.api.ollama.models import context_of, find, reply
 from vllm_obtain.api.ollama.options import check_context, sampling
 from vllm_obtain.api.ollama.requests import EmbedBody, EmbeddingsBody
@@ -46,7 +46,7 @@ def embeddings() -> Response:
     made = services()
     model = _model(made, body)
     vectors, _ = _vectors(made, model, [body.prompt] if body.prompt else [], None)
-    return _kept(reply({"embedding": vectors[0] if vectors else []}), made, model, body)
+    return _kept(reply(EmbeddingAnswer(vectors[0] if vectors else [])), made, model, body)
 
 
 def _model(made: Services, body: EmbedBody | EmbeddingsBody) -> Model:

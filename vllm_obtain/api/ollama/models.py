@@ -12,7 +12,10 @@ from vllm_obtain.api.ollama.answers import (
     Details,
     ListedModel,
     ModelAnswer,
+    RunningAnswer,
     RunningModel,
+    TagsAnswer,
+    VersionAnswer,
     moment,
 )
 from vllm_obtain.api.ollama.requests import ShowBody
@@ -37,7 +40,7 @@ def tags() -> Response:
     """GET /api/tags: the models that can be used here."""
     made = services()
     usable = [model for model in made.catalogue.models() if why_not(model, made.settings) is None]
-    return reply({"models": [_listed(model) for model in usable]})
+    return reply(TagsAnswer([_listed(model) for model in usable]))
 
 
 def show() -> Response:
@@ -80,12 +83,12 @@ def ps() -> Response:
     known = {model.name: model for model in made.catalogue.models()}
     ready = [one for one in status.engines if one.state == "ready" and one.model in known]
     on_gpu = _on_gpu(made)
-    return reply({"models": [_running(one, known[one.model], on_gpu) for one in ready]})
+    return reply(RunningAnswer([_running(one, known[one.model], on_gpu) for one in ready]))
 
 
 def version() -> Response:
     """GET /api/version."""
-    return reply({"version": VERSION})
+    return reply(VersionAnswer(VERSION))
 
 
 def find(made: Services, name: str) -> Model:

@@ -61,7 +61,7 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
     min_p: Probability | None = None
     seed: Seed | None = None
     stop: Stop | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    repeat_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
 

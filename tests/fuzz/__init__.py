@@ -1,0 +1,1 @@
+"""Requests made up from the service's own description, by schemathesis: `python -m tests.fuzz`."""

@@ -1,0 +1,309 @@
+"""The table of all routes. A new one is one entry in the list of its resource.
+
+Those of other APIs are in `responses/table.py`, `anthropic/table.py` and `ollama/table.py`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from flask import Response
+
+from vllm_obtain.api import (
+    embeddings,
+    inference,
+    models,
+    openapi,
+    pages,
+    rerank,
+    system,
+    tokens,
+)
+from vllm_obtain.api import error_codes as codes
+from vllm_obtain.api.answers import (
+    Health,
+    ModelBody,
+    ModelList,
+    ModelStage,
+    ModelState,
+    Ready,
+    StatusBody,
+    Version,
+)
+from vllm_obtain.api.anthropic import table as anthropic
+from vllm_obtain.api.ollama import table as ollama
+from vllm_obtain.api.responses import table as responses
+from vllm_obtain.api.route import Route
+from vllm_obtain.cooperative import aside
+from vllm_obtain.protocol.answers import ChatChunk, ChatCompletion, TextCompletion
+from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
+from vllm_obtain.protocol.tokens import DetokenizeRequest, TextBody, TokenizeRequest, TokensBody
+from vllm_obtain.protocol.vectors import (
+    EmbeddingRequest,
+    EmbeddingsBody,
+    RerankBody,
+    RerankRequest,
+)
+
+TAGS = {
+    "Inference": "OpenAI's API: text from a model, whole or as a stream.",
+    "Responses": "OpenAI's newer API: answers that are kept and gone on from.",
+    "Embeddings": "Vectors of texts, and documents by how near they are; for embedding models.",
+    "Tokens": "A prompt's or a chat's tokens, and back, as vLLM has it.",
+    "Models": "Which models there are; loading, moving and unloading them by hand.",
+    "Anthropic": "Anthropic's Messages API, errors included.",
+    "Ollama": "Ollama's API, errors included.",
+    "Service": "How the service is: alive, ready, status, numbers.",
+    "Description": "What you are reading, for people and for programs.",
+}
+
+
+@cache
+def _described() -> bytes:
+    # Once per process, when somebody asks for it: it takes some 20 ms.
+    return openapi.describe(ROUTES, TAGS)
+
+
+def description() -> Response:
+    """GET /openapi.json."""
+    return pages.kept(aside(_described), "application/json")
+
+
+INFERENCE = [
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        inference.chat,
+        "Answer a conversation.",
+        "Inference",
+        answer=ChatCompletion,
+        body=ChatRequest,
+        events=ChatChunk,
+        errors=codes.GENERATE,
+        example={
+            "model": "smollm2-135m",
+            "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+            "max_tokens": 60,
+        },
+        details="A model that is on disk and not loaded is loaded first. With `stream` the answer "
+        "comes as server-sent events, the last of them `[DONE]`.",
+    ),
+    Route(
+        "POST",
+        "/v1/completions",
+        inference.completions,
+        "Go on with a text.",
+        "Inference",
+        answer=TextCompletion,
+        body=CompletionRequest,
+        events=TextCompletion,
+        errors=codes.GENERATE,
+        example={"model": "smollm2-135m", "prompt": "The sky is blue because", "max_tokens": 40},
+    ),
+]
+
+EMBEDDINGS = [
+    Route(
+        "POST",
+        "/v1/embeddings",
+        embeddings.embeddings,
+        "Turn texts or tokens into vectors of length 1.",
+        "Embeddings",
+        answer=EmbeddingsBody,
+        body=EmbeddingRequest,
+        errors=codes.ENGINE,
+        example={"model": "all-minilm", "input": ["Why is the sky blue?"]},
+        details="Up to 2,048 of them.",
+    ),
+    *(
+        Route(
+            "POST",
+            path,
+            rerank.rerank,
+            "Sort documents by how near they are to a query.",
+            "Embeddings",
+            answer=RerankBody,
+            body=RerankRequest,
+            errors=codes.ENGINE,
+            example={
+                "model": "all-minilm",
+                "query": "Why is the sky blue?",
+                "documents": ["Air scatters blue light.", "Rome is in Italy."],
+            },
+            details="In the shape of Jina's and Cohere's; all three paths are the same.",
+        )
+        for path in ("/v1/rerank", "/v2/rerank", "/rerank")
+    ),
+]
+
+TOKENS = [
+    Route(
+        "POST",
+        "/tokenize",
+        tokens.tokenize,
+        "Turn a prompt or a chat into tokens.",
+        "Tokens",
+        answer=TokensBody,
+        body=TokenizeRequest,
+        errors=(*codes.ENGINE, *codes.CHAT),
+        example={"model": "smollm2-135m", "prompt": "Why is the sky blue?"},
+        details="Either `prompt` or `messages`; nothing is generated.",
+    ),
+    Route(
+        "POST",
+        "/detokenize",
+        tokens.detokenize,
+        "Turn tokens into text.",
+        "Tokens",
+        answer=TextBody,
+        body=DetokenizeRequest,
+        errors=codes.ENGINE,
+        example={"model": "smollm2-135m", "tokens": [504, 6376, 314, 4461]},
+    ),
+]
+
+MODELS = [
+    Route(
+        "GET",
+        "/v1/models",
+        models.index,
+        "List the models in MODELS_DIR.",
+        "Models",
+        answer=ModelList,
+        errors=codes.USUAL,
+        details="Those that cannot be loaded too, with the reason.",
+    ),
+    Route(
+        "GET",
+        "/v1/models/<path:name>",
+        models.show,
+        "Describe one model.",
+        "Models",
+        answer=ModelBody,
+        errors=(*codes.USUAL, *codes.MODEL),
+        arguments={"name": "The model's id; it may hold slashes."},
+    ),
+    Route(
+        "POST",
+        "/v1/models/load",
+        models.load,
+        "Load a model, or move it to another engine.",
+        "Models",
+        answer=ModelState,
+        body=models.LoadBody,
+        errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.MODEL, *codes.LOAD),
+        also={202: ModelStage},
+        example={"model_name": "smollm2-135m"},
+        details="Answers when the model is ready, or with `wait` false at once: 202 while it is on "
+        "its way. Requests that run are not disturbed.",
+    ),
+    Route(
+        "POST",
+        "/v1/models/unload",
+        models.unload,
+        "Unload a model.",
+        "Models",
+        answer=ModelState,
+        body=models.UnloadBody,
+        errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.MODEL, *codes.LOAD),
+        example={"model_name": "smollm2-135m"},
+        details="Answers when it has finished its requests and is gone. The next request for it "
+        "loads it again.",
+    ),
+]
+
+SERVICE = [
+    Route(
+        "GET",
+        "/health",
+        system.health,
+        "Whether the gateway lives.",
+        "Service",
+        answer=Health,
+        errors=codes.ALWAYS,
+        details="Answers at once, whatever the engines do.",
+    ),
+    Route(
+        "GET",
+        "/ready",
+        system.ready,
+        "Whether a request would be answered.",
+        "Service",
+        answer=Ready,
+        errors=codes.ALWAYS,
+        also={503: Ready},
+    ),
+    Route(
+        "GET",
+        "/v1/system/status",
+        system.status,
+        "Everything that is going on.",
+        "Service",
+        answer=StatusBody,
+        errors=(*codes.USUAL, *codes.SUPERVISOR),
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        system.metrics,
+        "All numbers, for Prometheus.",
+        "Service",
+        answer="text/plain; version=0.0.4; charset=utf-8",
+        errors=(*codes.ALWAYS, *codes.SUPERVISOR),
+    ),
+    Route(
+        "GET",
+        "/version",
+        system.version,
+        "The version of this service.",
+        "Service",
+        answer=Version,
+        errors=codes.USUAL,
+    ),
+]
+
+DESCRIPTION = [
+    Route(
+        "GET",
+        "/openapi.json",
+        description,
+        "This description (OpenAPI 3.1).",
+        "Description",
+        answer=dict,
+        errors=codes.USUAL,
+        kept=True,
+    ),
+    Route(
+        "GET",
+        "/docs",
+        pages.docs,
+        "This description as a page.",
+        "Description",
+        answer="text/html; charset=utf-8",
+        errors=codes.USUAL,
+        kept=True,
+    ),
+    Route(
+        "GET",
+        "/docs/<file>",
+        pages.docs_file,
+        "What that page is made of.",
+        "Description",
+        answer="*/*",
+        errors=(*codes.USUAL, "not_found"),
+        arguments={"file": "`style.css` or `script.js`."},
+        kept=True,
+    ),
+]
+
+ROUTES = [
+    *INFERENCE,
+    *responses.ROUTES,
+    *EMBEDDINGS,
+    *TOKENS,
+    *MODELS,
+    *anthropic.ROUTES,
+    *ollama.ROUTES,
+    *SERVICE,
+    *DESCRIPTION,
+]
