@@ -16,7 +16,8 @@ from typing import Any
 
 CHAT = "/v1/chat/completions"
 _EVENT = b"data: "
-_TEXT = re.compile(rb'"content":"[^"]')
+# Of a chat's chunk, or of a text completion's, as engines are asked for.
+_TEXT = re.compile(rb'"(?:content|text)":"[^"]')
 _COMPLETION = re.compile(rb'"completion_tokens":(\d+)')
 # Chunk borders may fall anywhere in an event; nginx puts them where its buffers end.
 _BORDER = re.compile(rb"\r\n[0-9a-f]+\r\n")

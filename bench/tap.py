@@ -5,7 +5,7 @@
 The engine's own time to first token varies by a hundred times what the gateway adds. Both sides
 of a comparison pass through here, so what happens behind this point can be subtracted request by
 request. Standard library only; COMMAND is the engine, which listens on INNER. A line of LOG is a
-request's number (the first word of its prompt) and its seconds to first text, seen from here.
+request's number (the first word of its last message) and its seconds to first text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import sys
 import time
 from typing import TextIO
 
-_NUMBER = re.compile(rb'"content": ?"(\d+) ')
-_TEXT = re.compile(rb'"content":"[^"]')
+_NUMBER = re.compile(rb"user\\n(\d+) ")
+_TEXT = re.compile(rb'"text":"[^"]')
 READ_BYTES = 65536
 
 
