@@ -46,6 +46,16 @@ def test_what_cannot_begin_one_is_not_kept_back() -> None:
     assert stops.read([Delta("z")]) == [Delta("z")]
 
 
+def test_pieces_of_the_stop_text_are_counted() -> None:
+    stops = Stops(["abc"], 1)
+    for piece in ("x", "a", "b", "cd"):
+        stops.read([Delta(piece)])
+    assert (stops.found, stops.swallowed) == (True, 3)
+    other = Stops(["abc"], 1)
+    other.read([Delta("ab"), Finish("length")])
+    assert (other.found, other.swallowed) == (False, 0)
+
+
 def test_choices_end_each_for_itself() -> None:
     stops = Stops(["b"], 2)
     assert stops.read([Delta("ab", None, 0), Delta("cc", None, 1)]) == [

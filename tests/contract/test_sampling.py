@@ -43,6 +43,9 @@ def test_a_stop_text_ends_the_answer_before_it(target: Target) -> None:
     for stop in (across, ["never said", across]):
         for answer in target.both(COUNT, max_tokens=8, stop=stop):
             assert (answer.text, answer.finish) == (before, "stop")
+            # The tokens of the stop text were generated too.
+            told = answer.usage["completion_tokens"] if answer.usage else 5
+            assert 4 <= told <= 8
 
 
 def test_a_stop_text_that_only_begins_takes_nothing(target: Target) -> None:

@@ -142,8 +142,9 @@ class Generation:
                     yield passed if self._copies == 1 else copied(passed, self._copies)
                 if self.tally.finished:
                     return
-                if stops and self.tally.ended:
+                if stops and stops.found and self.tally.ended:
                     # The engine would go on behind the stop text: closing the line ends it.
+                    self.tally.deltas += stops.swallowed
                     break
             yield self._rest()
 

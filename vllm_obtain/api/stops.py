@@ -29,6 +29,8 @@ class Stops:
 
     def __init__(self, texts: list[str], choices: int) -> None:
         self._texts = texts
+        self.found = False  # whether a choice ended at one
+        self.swallowed = 0  # pieces that came and were not passed on for that
         self._choices = [_Choice() for _ in range(choices)]
 
     def read(self, events: list[Event]) -> list[Event]:
@@ -53,9 +55,11 @@ class Stops:
         choice.text += piece.text
         found = [(at, text) for text in self._texts if (at := choice.text.find(text)) >= 0]
         if found:
-            choice.over = True
+            choice.over = self.found = True
             end, stop = min(found)
-            return [*_before(choice.pieces, end), Finish("stop", piece.index, stop)]
+            passed = _before(choice.pieces, end)
+            self.swallowed += len(choice.pieces) - len(passed)
+            return [*passed, Finish("stop", piece.index, stop)]
         keep = self._may_begin(choice.text)
         out: list[Event] = []
         while choice.pieces and len(choice.pieces[0].text) <= keep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,9 +90,3 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}."
             )
             raise TemplateError(message, param="messages") from None
-
-
-@functools.lru_cache(maxsize=64)
-def compiled(source: str, bos: str, eos: str) -> ChatTemplate:
-    """Compile a template, once for as long as it is in use."""
-    return ChatTemplate(source, bos, eos)

@@ -121,6 +121,8 @@ def test_what_claude_code_sends(service: Service) -> None:
         "output_config": {"effort": "high"},
         "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
         "temperature": 1,
+        # It sends none; without them a small model may tell stories up to its whole context.
+        "stop_sequences": [".", ",", "\n", " the"],
         "stream": True,
     }
     del body["extra_body"]

@@ -19,7 +19,7 @@ from vllm_obtain.api.anthropic.requests import (
     parse_messages,
 )
 from vllm_obtain.api.anthropic.translate import translate
-from vllm_obtain.api.inference import answer
+from vllm_obtain.api.inference import answer, leniency
 from vllm_obtain.api.services import services
 
 
@@ -30,10 +30,8 @@ def messages() -> Response:
     model = pick.talker(made, asked.model)
     chat, ignored = translate(asked, made.speaker(model).takes_effort)
     rendered = partial(MessageRenderer, request_id=g.request_id, thinking=_shown(asked))
-    response = answer(chat, rendered)
-    if ignored:
-        response.headers["X-Ignored-Parameters"] = ", ".join(ignored)
-    return response
+    leniency().ignored += ignored
+    return answer(chat, rendered)
 
 
 def count_tokens() -> Response:
