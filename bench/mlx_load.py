@@ -1,4 +1,4 @@
-"""The load client of the MLX benchmark: chats over HTTP, streamed, each on its own connection.
+"""The load client of the MLX benchmark: text completions, streamed, each on its own connection.
 
 Notes when text arrives: the first one, and the longest pause between two. Reads both servers'
 ways of writing JSON.
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.client import CHAT, Address
+from bench.client import Address
 
-_TEXT = re.compile(rb'"content": ?"[^"]')
+_ROUTE = "/v1/completions"
+_TEXT = re.compile(rb'"text": ?"[^"]')
 _COMPLETION = re.compile(rb'"completion_tokens": ?(\d+)')
 _TAIL_BYTES = 4096
 
@@ -67,9 +68,9 @@ class Wave:
 
 
 def body(text: str, tokens: int, **rules: Any) -> dict[str, Any]:
-    """Write a chat request, greedy unless the rules say otherwise."""
+    """Write a request, greedy unless the rules say otherwise."""
     return {
-        "messages": [{"role": "user", "content": text}],
+        "prompt": text,
         "max_tokens": tokens,
         "temperature": 0.0,
         "stream": True,
@@ -143,7 +144,7 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
 def _encode(request: dict[str, Any]) -> bytes:
     data = json.dumps(request).encode()
     head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        f"POST {_ROUTE} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data

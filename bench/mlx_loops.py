@@ -20,18 +20,12 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        prompts = [_tokens(tokenizer, text) for text in asked["texts"]]
+        prompts = [list(tokenizer.encode(text)) for text in asked["texts"]]
         began = time.monotonic()
         loop = _alone if len(prompts) == 1 else _together
         count = loop(model, tokenizer, prompts, asked["tokens"])
         seconds = time.monotonic() - began
         print(json.dumps({"seconds": seconds, "tokens": count}), flush=True)
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    messages = [{"role": "user", "content": text}]
-    written = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(written, add_special_tokens=False))
 
 
 def _alone(model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int) -> int:

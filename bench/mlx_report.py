@@ -57,7 +57,7 @@ def _streams(
 
 def _drawn(figures: dict[str, Any], expected: dict[str, str]) -> list[Check]:
     drawn, seeded = figures["drawn"], figures["seeded"]
-    same = seeded["ours"]["tokens_per_second"] / drawn["ours"]["tokens_per_second"]
+    same = seeded["ratio"]["tokens_per_second_to_drawn"]
     what = "drawn: tokens/s, ours / mlx_lm.server"
     return [
         Check(what, expected["drawn"], "", _rates(drawn, "theirs")[0]),

@@ -61,15 +61,14 @@ class Plan:
 CPU = Plan((1, 8), rounds=2, filler=1, tokens=32, intrusions=1)
 GPU = Plan(
     (1, 8, 32),
-    rounds=3,
+    rounds=5,
     filler=10,
     tokens=128,
     seeded_tokens=48,
     running_tokens=150,
-    intrusions=3,
+    intrusions=9,
 )
 QUICK = Plan((1, 2), 1, 1, 4, 2, 4, running=2, running_tokens=30, long=20, intrusions=1)
-_DRAWN = {"temperature": 1.0}
 FILLER = "Tell me facts about number and history. "
 
 
@@ -91,19 +90,43 @@ class Bench:
         figures: dict[str, Any] = {"streams": {}}
         for streams in self._plan.streams:
             _say(f"{streams} streams")
-            figures["streams"][str(streams)] = self._case(streams, {}, library=True)
+            figures["streams"][str(streams)] = self._case(streams)
         _say(f"{self._plan.seeded} streams, drawn, without and with a seed in each request")
-        figures["drawn"] = self._case(self._plan.seeded, _DRAWN)
-        figures["seeded"] = self._case(self._plan.seeded, _DRAWN, seeds=True)
+        figures |= self._drawn()
         _say("a long prompt among running streams")
         figures["intrusion"] = self._intrusion()
         return figures
 
-    def _case(
-        self, streams: int, rules: dict[str, Any], seeds: bool = False, library: bool = False
-    ) -> dict[str, Any]:
+    def _case(self, streams: int) -> dict[str, Any]:
         seen = _Seen()
-        tokens = self._plan.seeded_tokens if rules else self._plan.tokens
+
+        def loop() -> None:
+            texts = self._texts(streams)
+            rate = self._sides.library.tokens_per_second(texts, self._plan.tokens)
+            seen.note("library", "tokens_per_second", rate)
+
+        _take_turns(
+            self._plan.rounds, [*self._waves(seen, streams, self._plan.tokens), loop], [seen]
+        )
+        return seen.figures()
+
+    def _drawn(self) -> dict[str, Any]:
+        """Draw without and with a seed in each request, these two by turns too."""
+        drawn, seeded = _Seen(), _Seen()
+        size = self._plan.seeded, self._plan.seeded_tokens
+        turns = [
+            *self._waves(drawn, *size, temperature=1.0),
+            *self._waves(seeded, *size, seeds=True, temperature=1.0),
+        ]
+        _take_turns(self._plan.rounds, turns, [drawn, seeded])
+        figures = {"drawn": drawn.figures(), "seeded": seeded.figures()}
+        figures["seeded"]["ratio"]["tokens_per_second_to_drawn"] = seeded.to(drawn)
+        return figures
+
+    def _waves(
+        self, seen: _Seen, streams: int, tokens: int, seeds: bool = False, **rules: Any
+    ) -> list[Callable[[], None]]:
+        """Make a turn for each server: so many requests at once."""
 
         def serve(side: str, address: Address) -> None:
             bodies = [
@@ -115,16 +138,7 @@ class Bench:
             seen.note(side, "first_ms", 1000 * statistics.median(a.wait for a in done.answers))
             seen.note(side, "last_first_ms", 1000 * max(a.wait for a in done.answers))
 
-        def loop() -> None:
-            rate = self._sides.library.tokens_per_second(self._texts(streams), tokens)
-            seen.note("library", "tokens_per_second", rate)
-
-        turns: list[Callable[[], None]] = [
-            lambda: serve("ours", self._sides.ours),
-            lambda: serve("theirs", self._sides.theirs),
-        ]
-        seen.rounds(self._plan.rounds, [*turns, loop] if library else turns)
-        return seen.figures()
+        return self._for_both(serve)
 
     def _intrusion(self) -> dict[str, Any]:
         seen = _Seen()
@@ -137,12 +151,14 @@ class Bench:
             seen.note(side, "gap_ms", 1000 * gap)
             seen.note(side, "first_ms", 1000 * wait)
 
-        turns = [
+        _take_turns(self._plan.intrusions, self._for_both(serve), [seen])
+        return seen.figures()
+
+    def _for_both(self, serve: Callable[[str, Address], None]) -> list[Callable[[], None]]:
+        return [
             lambda: serve("ours", self._sides.ours),
             lambda: serve("theirs", self._sides.theirs),
         ]
-        seen.rounds(self._plan.intrusions, turns)
-        return seen.figures()
 
     def _texts(self, number: int) -> list[str]:
         """Write prompts that nobody has seen: their beginnings differ from all before."""
@@ -159,13 +175,13 @@ class _Seen:
     def note(self, side: str, name: str, value: float) -> None:
         self._values.setdefault(side, {}).setdefault(name, []).append(round(value, 2))
 
-    def rounds(self, number: int, turns: list[Callable[[], None]]) -> None:
-        """Let the sides take turns, by turns in the other order; the first round is for warmth."""
-        for count in range(number + 1):
-            for turn in turns if count % 2 else reversed(turns):
-                turn()
-            if not count:
-                self._values.clear()
+    def clear(self) -> None:
+        self._values.clear()
+
+    def to(self, other: _Seen) -> float:
+        """Work out the median of the rounds' ratios of our rates to those of another case."""
+        rates = (seen._values["ours"]["tokens_per_second"] for seen in (self, other))
+        return round(_ratio(*rates), 3)
 
     def figures(self) -> dict[str, Any]:
         """Medians, and the medians of the rounds' ratios of ours to each other side."""
@@ -182,6 +198,16 @@ class _Seen:
         }
         _say(str(told["ratio"]))
         return {**told, "rounds": self._values}
+
+
+def _take_turns(number: int, turns: list[Callable[[], None]], seen: list[_Seen]) -> None:
+    """Let all take turns, by turns in the other order; the first round is for warmth."""
+    for count in range(number + 1):
+        for turn in turns if count % 2 else reversed(turns):
+            turn()
+        if not count:
+            for one in seen:
+                one.clear()
 
 
 def _ratio(ours: list[float], others: list[float]) -> float:

@@ -35,9 +35,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return "".join(
-            c["delta"].get("content", "") if "delta" in c else c["text"] for c in self.choices
-        )
+        return "".join(choice["text"] for choice in self.choices)
 
     @property
     def finish(self) -> str:
@@ -155,10 +153,6 @@ class Server:
 
     def complete(self, prompt: Any, **body: Any) -> Answer:
         return self.stream(prompt, **body).read()
-
-    def chat(self, messages: Any, **body: Any) -> Answer:
-        body = {"stream": True, "messages": messages, **body}
-        return Stream(self.socket, "/v1/chat/completions", body).read()
 
     def together(self, requests: list[dict[str, Any]]) -> list[Answer]:
         """Have several requests answered at once."""

@@ -52,16 +52,6 @@ def test_a_completion_has_progress_text_finish_and_usage(server: Server) -> None
     assert answer.chunks[-1]["choices"] == [] and answer.chunks[-2]["choices"][0]["finish_reason"]
 
 
-def test_a_chat_goes_through_the_template(server: Server) -> None:
-    answer = server.chat([{"role": "user", "content": "Hi"}], max_tokens=4, **GREEDY)
-    assert answer.usage["prompt_tokens"] == 4  # two marks, two letters
-    assert len(answer.text) == 4 and not answer.progress
-    assert {chunk["object"] for chunk in answer.chunks} == {"chat.completion.chunk"}
-    assert answer.choices[-1]["delta"] == {}
-    tokens = server.complete([258, 72, 105, 259], max_tokens=4, **GREEDY)
-    assert tokens.text == answer.text
-
-
 def test_marks_for_the_model_end_an_answer_or_are_no_text(server: Server) -> None:
     ended = server.complete("abc", max_tokens=9, logit_bias={"257": 100}, **GREEDY)
     assert (ended.text, ended.finish, ended.usage["completion_tokens"]) == ("", "stop", 1)
@@ -236,29 +226,13 @@ def test_a_wrong_value_is_refused_by_name(
     assert answer.error["param"] == param and answer.error["message"]
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [None, [], "x", [1], [{}], [{"role": 1, "content": "x"}], [{"role": "user", "content": None}]],
-    ids=str,
-)
-def test_malformed_messages_are_refused(server: Server, messages: Any) -> None:
-    answer = server.chat(messages, max_tokens=1)
-    assert answer.status == 400 and answer.error is not None
-    assert answer.error["param"] == "messages"
-
-
-def test_what_the_template_says_reaches_the_client(server: Server) -> None:
-    answer = server.chat([{"role": "forbidden", "content": "x"}], max_tokens=1)
-    assert answer.error is not None and "not this role" in answer.error["message"]
-
-
 RAW = [
     b"POST /v1/completions HTTP/1.1\r\nContent-Length: 4\r\n\r\n{{{{",
     b"POST /v1/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]",
     b"POST /v1/completions HTTP/1.1\r\nContent-Length: x\r\n\r\n",
     b"POST /v1/completions HTTP/1.1\r\n\r\n",
     b"POST /v1/completions HTTP/1.1\r\nContent-Length: 3\r\n\r\n\xff\xff\xff",
-    b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100000,
+    b"POST /v1/completions HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100000,
 ]
 
 
@@ -355,3 +329,13 @@ def test_rows_that_outgrow_their_length_class_go_on(server: Server) -> None:
     assert [a.usage["total_tokens"] for a in answers] == [CONTEXT, CONTEXT, 155]
     alone = server.complete(**near[0])
     assert answers[0].text[:300] == alone.text[:300]
+
+
+def test_what_is_rehearsed_leaves_nothing_behind(folder: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as runtime,
+        serving(folder, Path(runtime), slots=8, context=300, device="auto") as rehearsed,
+    ):
+        told = rehearsed.metrics
+        assert told["steps"] == told["generated_tokens"] == told["prefix_bytes"] == 0
+        assert rehearsed.complete("The shape of it", max_tokens=6, **GREEDY).usage

@@ -27,6 +27,10 @@ ENCODERS = ("BertModel", "BertForMaskedLM")
 _QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+# How many of cuDNN's plans for attention are kept; mlx forgets all but 256.
+_CUDA = {"MLX_CUDA_SDPA_CACHE_SIZE": "4096"}
+
+
 class Mlx(Adapter):
     """Safetensors folders on Metal, on CUDA or on CPUs, by what the installed mlx was built for."""
 
@@ -72,8 +76,8 @@ class Mlx(Adapter):
             log.info("MLX computes with floats of 32 bits on this processor", model=model.name)
         config = {"model": str(model.path), "socket": str(socket), **plan.parameters}
         env = dict(_QUIET)
-        if sys.platform == "linux" and device(settings.device_type) == "cpu":
-            env |= _fast_blas(machine)
+        if sys.platform == "linux":
+            env |= _fast_blas(machine) if device(settings.device_type) == "cpu" else _CUDA
         command = [sys.executable, "-u", "-P", mlx_server.__file__, json.dumps(config)]
         return Launch(command, plan.limits, env)
 

@@ -32,6 +32,11 @@ PREFIX_FRACTION = 0.25
 # Tokens of prompts between two steps of running streams: a quarter of a second at most. On CUDA a
 # pass costs the same for 100 tokens as for 1,000, since telling the device what to do is the work.
 CHUNK = {"mps": 512, "cuda": 1024, "cpu": 64}
+# Large pieces are computed some layers at a time: as much work for the device, shorter pauses.
+PARTS = {"mps": 4, "cuda": 4, "cpu": 1}
+# On CUDA a pass of a shape that was not there before takes 50 ms where others take 7, since
+# cuDNN plans its attention for each: so there are few shapes.
+PROMPT_STEP = {"mps": 1, "cuda": 64, "cpu": 1}
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
         "context": context,
         "memory_bytes": memory,
         "prefill_chunk": CHUNK[chosen],
+        "prefill_parts": PARTS[chosen],
+        "prompt_step": PROMPT_STEP[chosen],
         "widen": widen,
         "prefix_cache_bytes": int(caches * PREFIX_FRACTION),
         "device": "cpu" if chosen == "cpu" else "auto",

@@ -1,34 +1,18 @@
-"""Answers of a form: what a grammar or a schema allows next, as a mask over the vocabulary.
+"""Answers of a form: what a grammar allows next, as a mask over the vocabulary.
 
-llguidance.mlx needs Metal, so its masks come as bytes and are applied with `mx.where`. A schema
+llguidance.mlx needs Metal, so its masks come as bytes and are applied with `mx.where`. A grammar
 that it cannot hold is refused; none is accepted and then not enforced.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from .errors import Refusal
-
-# Compiling is bounded by llguidance's own limits, which count symbols: this bounds the reading.
-MAX_SCHEMA = 1 << 18
-# Without a bound small models write spaces until `max_tokens`.
-WHITE_SPACE = r"( |\n {0,16})?"
-_RULES = {
-    "whitespace_flexible": True,
-    "whitespace_pattern": WHITE_SPACE,
-    "lenient": False,
-    "coerce_one_of": False,
-}
-
-
-class GrammarBroken(Exception):
-    """llguidance gave up in the middle of an answer."""
 
 
 class Grammar:
@@ -71,7 +55,7 @@ class Matcher:
 
 
 class Grammars:
-    """Compiles `grammar` and `response_format`; from any thread but the one that generates.
+    """Compiles grammars in llguidance's own Lark; from any thread but the one that generates.
 
     Args:
         tokenizer: mlx-lm's wrapper.
@@ -90,19 +74,15 @@ class Grammars:
         Raises:
             Refusal: it is malformed, or cannot be held.
         """
-        if (grammar := body.get("grammar")) is not None:
-            with self._one_at_a_time:
-                return self._compile(_language, grammar)
-        schema = _schema(body.get("response_format"))
-        if schema is None:
+        grammar = body.get("grammar")
+        if grammar is None:
             return None
-        text = json.dumps(schema)
-        if len(text) > MAX_SCHEMA:
-            raise _refused(f"the schema has {len(text)} bytes and {MAX_SCHEMA} are allowed")
+        if not isinstance(grammar, str):
+            raise _refused("it must be a text")
         with self._one_at_a_time:
-            return self._compile(_of_schema, text)
+            return self._compile(grammar)
 
-    def _compile(self, read: Callable[[str], str], source: str) -> Grammar:
+    def _compile(self, source: str) -> Grammar:
         try:
             from llguidance import LLMatcher, hf
         except ImportError:
@@ -117,7 +97,7 @@ class Grammars:
             except ValueError as error:
                 raise _refused(f"this model's tokenizer cannot be used for it: {error}") from None
         try:
-            grammar = read(source)
+            grammar = LLMatcher.grammar_from_lark(source)
         except ValueError as error:
             raise _refused(str(error)) from None
         matcher = LLMatcher(self._table, grammar, log_level=0)
@@ -126,21 +106,6 @@ class Grammars:
         if matcher.is_error():
             raise _refused(matcher.get_error())
         return Grammar(matcher)
-
-
-def _of_schema(schema: str) -> str:
-    from llguidance import LLMatcher
-
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=_RULES))
-
-
-def _language(grammar: Any) -> str:
-    """Take a grammar in llguidance's own Lark."""
-    from llguidance import LLMatcher
-
-    if not isinstance(grammar, str):
-        raise Refusal("'grammar' must be a text.", param="grammar")
-    return str(LLMatcher.grammar_from_lark(grammar))
 
 
 def forbid(matchers: Sequence[Matcher | None], vocabulary: int) -> mx.array:
@@ -162,25 +127,5 @@ def forbid(matchers: Sequence[Matcher | None], vocabulary: int) -> mx.array:
     return spread.reshape(len(masks), -1)[:, :vocabulary].astype(mx.bool_)
 
 
-def _schema(wanted: Any) -> Any:
-    """Find the schema in a `response_format`."""
-    if wanted is None:
-        return None
-    if not isinstance(wanted, dict):
-        raise _refused("it must be an object")
-    match wanted.get("type"):
-        case "text":
-            return None
-        case "json_object":
-            return {"type": "object"}
-        case "json_schema":
-            named = wanted.get("json_schema")
-            schema = named.get("schema") if isinstance(named, dict) else None
-            if not isinstance(schema, dict):
-                raise _refused("'json_schema' must be an object with a 'schema'")
-            return schema
-    raise _refused("its type must be text, json_object or json_schema")
-
-
 def _refused(why: str) -> Refusal:
-    return Refusal(f"'response_format' cannot be honoured: {why}.", param="response_format")
+    return Refusal(f"'grammar' cannot be honoured: {why}.", param="grammar")

@@ -19,10 +19,16 @@ SHORTEST = 16
 
 
 class PrefixCache:
-    """Bounded in bytes; the entry that was used longest ago goes first."""
+    """Bounded in bytes; the entry that was used longest ago goes first.
 
-    def __init__(self, max_bytes: int) -> None:
+    Args:
+        max_bytes: of all entries.
+        step: beginnings are cut to multiples of so many tokens where they can be cut.
+    """
+
+    def __init__(self, max_bytes: int, step: int = 1) -> None:
         self.max_bytes = max_bytes
+        self._step = step
         self.bytes = 0
         self.queries = 0
         self.hits = 0
@@ -44,7 +50,11 @@ class PrefixCache:
         for key, (caches, _) in self._entries.items():
             common = min(_common(key, wanted), len(tokens) - 1)
             whole = common == len(key) // 4
-            if common > shared and (whole or can_be_cut(caches)):
+            if can_be_cut(caches):
+                common -= common % self._step
+            elif not whole:
+                continue
+            if common > shared:
                 best, shared = key, common
         if shared < SHORTEST:
             return None, 0

@@ -10,7 +10,7 @@ from .text import Pieces
 
 
 class Prompts:
-    """Tokenises prompts, messages by the model's chat template.
+    """Tokenises prompts.
 
     Args:
         tokenizer: mlx-lm's wrapper.
@@ -23,29 +23,6 @@ class Prompts:
         self._pieces = Pieces(tokenizer)
         # Tokenizers in Rust fail with "Already borrowed" when two threads use one.
         self._one_at_a_time = threading.Lock()
-
-    def chat(self, body: dict[str, Any]) -> list[int]:
-        """Tokenise the messages of a chat.
-
-        Raises:
-            Refusal: they are malformed, or the template does not take them.
-        """
-        messages = body.get("messages")
-        if not _are_messages(messages):
-            raise Refusal(
-                "'messages' must be a list of objects with a role and a text as content.",
-                param="messages",
-            )
-        if not self._tokenizer.has_chat_template:
-            raise Refusal("This model has no chat template; use /v1/completions.")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:
-            # Templates are programs of the model's makers, and refuse by raising anything.
-            raise Refusal(f"The chat template refuses: {error}", param="messages") from error
-        return self._encode(text, special=False)
 
     def tokens_of(self, text: str, special: bool) -> list[int]:
         """Tokenise a text, with what the model puts around a prompt if `special`.
@@ -105,16 +82,3 @@ class Prompts:
         if self._tokenizer.bos_token_id is None:
             raise Refusal("The prompt is empty.", param="prompt")
         return [self._tokenizer.bos_token_id]
-
-
-def _are_messages(messages: Any) -> bool:
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in messages
-        )
-    )

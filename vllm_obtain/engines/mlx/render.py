@@ -18,19 +18,17 @@ class Renderer:
     """Shapes the events of one request.
 
     Args:
-        chat: whether it is a chat, or else a text completion.
         progress: whether the client wants to hear how far the prompt is.
         choices: how many answers there are.
     """
 
-    def __init__(self, chat: bool, progress: bool, choices: int = 1) -> None:
-        self._chat = chat
+    def __init__(self, progress: bool, choices: int = 1) -> None:
         self._progress = progress
         self._open = choices
         self._tokens = 0
         self._common = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "object": "chat.completion.chunk" if chat else "text_completion",
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
             "created": int(time.time()),
             "model": "mlx",
         }
@@ -75,12 +73,9 @@ class Renderer:
         end: str | None,
         stop: str | None = None,
     ) -> bytes:
-        new: dict[str, Any] = {"text": text}
-        if self._chat:
-            new = {"delta": {"content": text} if text else {}}
-        told = {
+        told: dict[str, Any] = {
             "index": choice,
-            **new,
+            "text": text,
             "logprobs": None if logprobs is None else {"content": logprobs},
             "finish_reason": end,
         }

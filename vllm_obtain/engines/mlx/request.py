@@ -105,13 +105,8 @@ def read_stop(body: dict[str, Any]) -> list[str]:
 
 
 def read_logprobs(body: dict[str, Any]) -> int | None:
-    """Read how many alternatives to tell: chat's two fields, or the one of text completions."""
-    asked = body.get("logprobs")
-    if asked is None or asked is False:
-        return None
-    if asked is True:
-        return integer(body, "top_logprobs", 0, 0, 20)
-    return integer(body, "logprobs", 0, 0, 20)
+    """Read how many alternatives to tell."""
+    return None if body.get("logprobs") is None else integer(body, "logprobs", 0, 0, 20)
 
 
 def number(body: dict[str, Any], name: str, default: float, low: float, high: float) -> float:

@@ -71,7 +71,7 @@ class Row:
             yield from self.finish("stop")
             return
         if self.matcher is not None and (problem := self.matcher.problem):
-            yield Failure(f"The JSON schema could not be followed any further: {problem}")
+            yield Failure(f"The grammar could not be followed any further: {problem}")
             return
         if self.request.logprobs is not None:
             shaped = entry(token, told, self.request.logprobs, self._pieces)

@@ -6,8 +6,10 @@ costs running streams a piece per token and no more; two while most requests are
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,8 +30,11 @@ from .row import Row
 Told = list[tuple[Request, Event]]
 # mlx keeps freed buffers for reuse; lengths that come and go leave ever more of them.
 CLEAR_EVERY = 256
-# Short prompts that are finished in one pass may take so many pieces together.
+# Short prompts that are finished in one pass may take so many pieces together, and twice as many
+# while nobody waits for his next token.
 TOGETHER = 2
+# How long the first request waits for others that are being read: a pass serves all that came.
+GATHER_SECONDS = 0.02
 
 
 @dataclass
@@ -52,7 +57,8 @@ class Scheduler:
 
     def __init__(self, loaded: Loaded, config: Config, deliver: Callable[[Told], None]) -> None:
         self.numbers = Numbers()
-        self.prefixes = PrefixCache(config.prefix_cache_bytes)
+        self.arriving = 0  # requests that are being read; HTTP's thread counts them
+        self.prefixes = PrefixCache(config.prefix_cache_bytes, config.prompt_step)
         self._loaded = loaded
         self._memory = loaded.memory
         self._config = config
@@ -87,26 +93,54 @@ class Scheduler:
         """Work for ever."""
         while True:
             self._receive()
-            self._start_waiting()
-            self._decode()
-            self._tell()
+            self._round()
+
+    def rehearse(self, requests: Iterable[Request]) -> None:
+        """Answer requests before there are others, and forget them; not for after `run`.
+
+        What a device has to compile for its first prompts and tokens takes it seconds.
+        """
+        self._waiting.extend(self._rows_of(request) for request in requests)
+        while self._busy:
+            self._round()
+        self.prefixes.shrink(0)
+        self.numbers, self.prefixes.queries, self.prefixes.hits = Numbers(), 0, 0
+
+    def _round(self) -> None:
+        self._start_waiting()
+        self._decode()
+        self._tell()
+        self._process_prompt()
+        if len(self._prompts) > len(self._groups):
+            # A pass for a few rows costs what one for all of them does: have them all soon.
             self._process_prompt()
-            if len(self._prompts) > len(self._groups):
-                # A pass for a few rows costs what one for all of them does: have them all soon.
-                self._process_prompt()
-            self._tell()
+        self._tell()
 
     # --- what comes in ---------------------------------------------------------------------
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._prompts or self._groups)
+
     def _receive(self) -> None:
-        idle = not (self._waiting or self._prompts or self._groups)
-        while idle or not self._inbox.empty():
-            order, request = self._inbox.get()
-            idle = False
-            if order == "submit":
-                self._waiting.append(self._rows_of(request))
-            else:
-                self._forget(request)
+        if not self._busy:
+            self._take(self._inbox.get())
+            self._gather()
+        while not self._inbox.empty():
+            self._take(self._inbox.get())
+
+    def _gather(self) -> None:
+        end = time.monotonic() + GATHER_SECONDS
+        while self.arriving and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._take(self._inbox.get(timeout=left))
+
+    def _take(self, told: tuple[str, Request]) -> None:
+        order, request = told
+        if order == "submit":
+            self._waiting.append(self._rows_of(request))
+        else:
+            self._forget(request)
 
     def _rows_of(self, request: Request) -> list[Row]:
         pieces, ends = self._loaded.pieces, self._loaded.ends
@@ -116,6 +150,7 @@ class Scheduler:
         self._waiting = deque(rows for rows in self._waiting if rows[0].request is not request)
         for prompt in [one for one in self._prompts if one.rows[0].request is request]:
             self._prompts.remove(prompt)
+            prompt.settle()
             self.prefixes.keep(request.tokens[: prompt.done], prompt.caches)
         self._remove([row for row in self._groups.rows if row.request is request])
 
@@ -128,7 +163,8 @@ class Scheduler:
             caches, done = self.prefixes.find(rows[0].request.tokens)
             for row in rows:
                 row.cached = done
-            self._prompts.append(Prefill(self._loaded.model, rows, caches, done))
+            step = self._config.prompt_step
+            self._prompts.append(Prefill(self._loaded.model, rows, caches, done, step))
             self._told.append((rows[0].request, rows[0].progress(done)))
             self._yield_room()
 
@@ -154,20 +190,24 @@ class Scheduler:
             return
         self._turn += 1
         self.numbers.steps += 1
-        picked = pick(self._prompts, self._turn, TOGETHER * self._config.prefill_chunk)
+        step, most = self._config.prompt_step, TOGETHER * self._config.prefill_chunk
+        picked = pick(self._prompts, self._turn, most if self._groups else 2 * most, step)
         if len(picked) == 1:
             self._go_on(picked[0])
             return
         self.numbers.prompt_tokens += sum(prompt.left for prompt in picked)
-        caches = finish(self._loaded.model, picked)
+        caches = finish(self._loaded.model, picked, step)
         self._begin_answers(picked, caches)
 
     def _go_on(self, prompt: Prefill) -> None:
-        self.numbers.prompt_tokens += prompt.advance(self._config.prefill_chunk)
-        if prompt.left:
-            row = prompt.rows[0]
-            self._told.append((row.request, row.progress(prompt.done)))
-            return
+        if not prompt.ready:
+            parts = self._config.prefill_parts if self._groups else 1
+            self.numbers.prompt_tokens += prompt.advance(self._config.prefill_chunk, parts)
+            if self._groups or not prompt.ready:
+                # Joining those that run is work too: they get their next tokens before that.
+                row = prompt.rows[0]
+                self._told.append((row.request, row.progress(prompt.done)))
+                return
         if not can_be_cut(prompt.caches):
             # Later, when more tokens are in them, they are of use to nobody.
             self.prefixes.keep(prompt.tokens[:-1], copy.deepcopy(prompt.caches))

@@ -21,7 +21,7 @@ from .row import horizon
 from .scheduler import Scheduler, Told
 from .tokens import Tokens
 
-CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+COMPLETION = "/v1/completions"
 EMBEDDINGS, TOKENIZE, DETOKENIZE = "/v1/embeddings", "/tokenize", "/detokenize"
 Whole = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -85,23 +85,26 @@ class Service:
             writer.write(http.answer(200, self._metrics()))
         elif method == "POST" and path in self._whole:
             await _answer_whole(self._whole[path](http.read_json(body)), reader, writer)
-        elif method == "POST" and path in (CHAT, COMPLETION) and self._scheduler is not None:
-            await self._generate(path == CHAT, http.read_json(body), reader, writer)
+        elif method == "POST" and path == COMPLETION and self._scheduler is not None:
+            await self._generate(http.read_json(body), reader, writer)
         else:
             writer.write(http.answer(404, {"error": {"message": "no such route", "code": 404}}))
 
     async def _generate(
         self,
-        chat: bool,
         body: dict[str, Any],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         assert self._scheduler is not None  # noqa: S101 - `_answer` looked
         stream = _Stream(writer)
-        # Long prompts take a while to tokenise: other connections are answered meanwhile.
-        request = await asyncio.to_thread(self._read, chat, body, stream.tell)
-        stream.renderer = Renderer(chat, bool(body.get("return_progress")), request.choices)
+        self._scheduler.arriving += 1
+        try:
+            # Long prompts take a while to tokenise: other connections are answered meanwhile.
+            request = await asyncio.to_thread(self._read, body, stream.tell)
+        finally:
+            self._scheduler.arriving -= 1
+        stream.renderer = Renderer(bool(body.get("return_progress")), request.choices)
         watch = asyncio.create_task(_tell_when_gone(reader, stream.over))
         writer.write(http.STREAM_HEAD)
         self._scheduler.submit(request)
@@ -112,13 +115,12 @@ class Service:
             # After its end this does nothing.
             self._scheduler.cancel(request)
 
-    def _read(self, chat: bool, body: dict[str, Any], tell: Callable[[Event], None]) -> Request:
+    def _read(self, body: dict[str, Any], tell: Callable[[Event], None]) -> Request:
         """Check a body and make a request of it."""
         assert self._loaded is not None  # noqa: S101 - `_answer` looked
         if body.get("stream") is not True:
             raise Refusal("This engine answers streams only: set 'stream' to true.", param="stream")
-        prompts = self._loaded.prompts
-        tokens = prompts.chat(body) if chat else prompts.completion(body)
+        tokens = self._loaded.prompts.completion(body)
         room = self._config.context - len(tokens)
         if room <= 0:
             raise too_long(len(tokens), self._config.context)
