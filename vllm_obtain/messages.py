@@ -142,17 +142,22 @@ class Report(Message, frozen=True):
 
 
 class Recall(Message, frozen=True):
-    """Ask for the answer to a deterministic request. → Remembered, or Lead.
+    """Ask for the answer to a deterministic request. → Remembered, or as Acquire.
 
-    While another connection leads on the same key, there is no answer until it is done or gone.
+    While another connection has a lease for the same key, there is no answer until it has
+    remembered one or is gone. Who is granted a lease finds the answer, and remembers it.
+
+    Args:
+        key: fingerprint of the request.
+        acquire: a lease for it.
     """
 
-    model: str
     key: bytes
+    acquire: Acquire
 
 
 class Remember(Message, frozen=True):
-    """The answer I was leading on. No answer."""
+    """The answer that nobody knew when I recalled it. No answer."""
 
     answer: bytes
 
@@ -336,10 +341,6 @@ class Remembered(Message, frozen=True):
     answer: bytes
 
 
-class Lead(Message, frozen=True):
-    """Nobody knows the answer: find it and `Remember` it on this connection."""
-
-
 class Kept(Message, frozen=True):
     """Whether the response was kept, or was there to forget."""
 
@@ -417,7 +418,6 @@ Reply = (
     | StatusReply
     | MetricsReply
     | Remembered
-    | Lead
     | Kept
     | Fetched
     | Refused

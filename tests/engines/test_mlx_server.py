@@ -323,7 +323,7 @@ def test_more_requests_than_slots_wait_their_turn(server: Server) -> None:
 
 def test_rows_that_outgrow_their_length_class_go_on(server: Server) -> None:
     forbidden = {"logit_bias": {"257": -100}, **GREEDY}
-    near = [{"prompt": LONG[n:1990], "max_tokens": -1, **forbidden} for n in (0, 50)]
+    near = [{"prompt": LONG[n:990], "max_tokens": -1, **forbidden} for n in (0, 50)]
     short = {"prompt": "short", "max_tokens": 150, **forbidden}
     answers = server.together([*near, short])
     assert [a.usage["total_tokens"] for a in answers] == [CONTEXT, CONTEXT, 155]

@@ -30,7 +30,6 @@ from vllm_obtain.messages import (
     Join,
     Keep,
     Kept,
-    Lead,
     Load,
     Metrics,
     MetricsReply,
@@ -181,7 +180,7 @@ async def test_errors_come_back_whole(models: Path, runtime: Path) -> None:
         assert (refused.status, refused.code, refused.retry) == (503, "model_load_failed", False)
         assert "no room" in refused.message
         assert (await peer.ask(asking("nothing"))).code == "model_not_found"
-        assert (await peer.ask(Recall("nothing", b"k"))).code == "model_not_found"
+        assert (await peer.ask(Recall(b"k", asking("nothing")))).code == "model_not_found"
         assert (await peer.ask(Load("nothing", False))).code == "model_not_found"
         assert (await peer.ask(Unload("nothing"))).code == "model_not_found"
         write_model(models, "a")
@@ -276,19 +275,22 @@ async def test_answers_are_shared_over_connections(models: Path, runtime: Path) 
     write_model(models, "a")
     async with office(models, runtime) as it:
         leader, follower, another, dead = [await it.peer() for _ in range(4)]
-        assert await leader.ask(Recall("a", b"k")) == Lead()
+        question = Recall(b"k", asking("a"))
+        assert isinstance(await leader.ask(question), Granted)
         for peer in (dead, follower, another):
-            peer.send(Recall("a", b"k"))
+            peer.send(question)
             await turn()
+        assert it.desk.leases.in_flight == 1, "who waits for an answer takes no room"
         dead.close()
         await turn()
         leader.close()
-        assert await follower.receive() == Lead(), "the next one that lives leads"
+        assert isinstance(await follower.receive(), Granted), "the next one that lives leads"
+        follower.send(Release("stop"))
         follower.send(Remember(b"answer"))
         assert await another.receive() == Remembered(b"answer")
-        assert await another.ask(Recall("a", b"k")) == Remembered(b"answer")
-        assert await another.ask(Recall("a", b"other")) == Lead()
-        assert it.desk.pool.engines == [], "an answer needs no engine"
+        assert await another.ask(question) == Remembered(b"answer")
+        assert it.desk.leases.in_flight == 0, "an answer needs no engine"
+        assert isinstance(await another.ask(Recall(b"other", asking("a"))), Granted)
         assert it.desk.answers.size == {"entries": 1, "bytes": 6}
 
 
@@ -337,7 +339,7 @@ def framed(body: bytes) -> bytes:
         framed(b"\x81\xa4kind\xa2\xff\xfe"),
         framed(b"\x91" * 10_000),
         frame(Load("a", True)) * 2,
-        frame(Recall("a", b"k")) * 2,
+        frame(Recall(b"k", Acquire("a", 1, 1, 9))) * 2,
         frame(Acquire("a", 1, 1, 9)) * 2,
     ],
 )
@@ -354,7 +356,8 @@ async def test_who_breaks_the_protocol_is_shown_out(
             pass
         assert await good.ask(Extend(5)) == Extended(5)
         await until(lambda: it.desk.leases.in_flight == 1)
-        assert await (await it.peer()).ask(Recall("a", b"k")) == Lead(), "nobody leads any more"
+        recalled = await (await it.peer()).ask(Recall(b"k", asking("a")))
+        assert isinstance(recalled, Granted), "nobody leads any more"
 
 
 @in_loop
@@ -369,7 +372,7 @@ async def test_a_fault_of_ours_is_an_answer_too(
         monkeypatch.setattr(it.desk.pool, "identity", broken)
         monkeypatch.setattr(it.desk.pool, "load", broken)
         peer = await it.peer()
-        assert (await peer.ask(Recall("a", b"k"))).code == "internal_error"
+        assert (await peer.ask(Recall(b"k", asking("a")))).code == "internal_error"
         assert await peer.receive() is None
         peer = await it.peer()
         assert (await peer.ask(Load("a", True))).code == "internal_error"

@@ -7,21 +7,20 @@ that one flight per key leads and the others get its answer.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from vllm_obtain.api.cancel import Cancel
-from vllm_obtain.api.generate import Generation
 from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import ClientGone, InternalError, ServiceError
 from vllm_obtain.log import get_logger
-from vllm_obtain.messages import Lead, Recall, Remember, Remembered
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.requests import InferenceRequest
-from vllm_obtain.supervisor.client import Supervisor, SupervisorLost
 
 log = get_logger("vllm_obtain.flights")
 
@@ -48,20 +47,54 @@ def key_of(request: InferenceRequest, model: Model, api_key: str) -> bytes:
     return digest.digest()
 
 
+class News:
+    """What one follower has not heard yet."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[list[Event] | None] = queue.SimpleQueue()
+        self._spoken = False
+
+    def put(self, events: list[Event] | None) -> None:
+        """Tell of events, or of the end; never waits."""
+        self._queue.put(events)
+
+    def next(self, pulse: float | None) -> list[Event] | None:
+        """Wait for events; None at the end.
+
+        Args:
+            pulse: seconds after which an empty list says that there are none yet. There is no
+                such thing once there were any: a timeout costs a wait half of its time.
+        """
+        try:
+            events = self._queue.get(timeout=None if self._spoken else pulse)
+        except queue.Empty:
+            return []
+        self._spoken = self._spoken or bool(events)
+        return events
+
+    def interrupt(self) -> None:
+        """Have the follower look whether its client is still there."""
+        self._queue.put([])
+
+
 class Flight:
     """A generation that any number of requests follow.
 
     Args:
-        pulse: seconds of silence after which followers get an empty list, None for never.
+        key: see `key_of`.
+        pulse: seconds of silence before the first events after which followers get an empty list,
+            None for never.
     """
 
-    def __init__(self, pulse: float | None = None) -> None:
+    def __init__(self, key: bytes, pulse: float | None = None) -> None:
+        self.key = key
         self._pulse = pulse
         self.cancel = Cancel()
         self._events: list[list[Event]] = []
         self._over = False
         self._error: ServiceError | None = None
-        self._news = threading.Condition()
+        self._lock = threading.Lock()
+        self._followed_by: list[News] = []
         self.followers = 0
         self.recalled = False
 
@@ -72,38 +105,43 @@ class Flight:
             ServiceError: the generation failed.
             ClientGone: `cancel` fired.
         """
-        seen = 0
-        with cancel.attached(self):
+        with self._told() as news, cancel.attached(news):
             while True:
-                with self._news:
-                    self._wait(seen, cancel)
-                    fresh = self._events[seen:]
-                    over, error = self._over, self._error
+                events = news.next(self._pulse)
                 if cancel.gone:
                     raise ClientGone
-                seen += len(fresh)
-                yield from fresh or ([] if over else [[]])
-                if over and seen == len(self._events):
-                    if error is not None:
-                        raise error
-                    return
+                if events is None:
+                    break
+                yield events
+        if self._error is not None:
+            raise self._error
 
-    def _wait(self, seen: int, cancel: Cancel) -> None:
-        """Wait for more than what was seen, for one pulse at most."""
-        self._news.wait_for(
-            lambda: seen < len(self._events) or self._over or cancel.gone, self._pulse
-        )
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[News]:
+        """Have somebody told of all events, those that are there already first."""
+        news = News()
+        with self._lock:
+            for events in self._events:
+                news.put(events)
+            if self._over:
+                news.put(None)
+            self._followed_by.append(news)
+        try:
+            yield news
+        finally:
+            with self._lock:
+                self._followed_by.remove(news)
 
-    def interrupt(self) -> None:
-        """Have followers look whether their client is still there."""
-        # In a thread of its own: the caller may be the event loop's hub, which must not wait.
-        threading.Thread(target=self._notify, daemon=True).start()
-
-    def run(self, recall: Callable[[Flight], None]) -> None:
+    def run(self, generate: Callable[[Flight], Iterable[list[Event]]]) -> None:
         """Carry the flight out; whatever happens, followers are told."""
         error: ServiceError | None = None
+        begun = False
         try:
-            recall(self)
+            for events in generate(self):
+                # Followers keep their own time; all they hear of the wait is that it is over.
+                if events or not begun:
+                    self.publish(events)
+                begun = True
         except ServiceError as failure:
             error = failure
         except ClientGone:
@@ -111,29 +149,26 @@ class Flight:
         except Exception:
             log.exception("a shared generation failed")
             error = InternalError("The service failed; its log has the details.")
-        with self._news:
+        with self._lock:
             self._error, self._over = error, True
-            self._news.notify_all()
+            for news in self._followed_by:
+                news.put(None)
 
     def publish(self, events: list[Event]) -> None:
         """Add events and wake the followers."""
-        with self._news:
+        with self._lock:
             self._events.append(events)
-            self._news.notify_all()
+            for news in self._followed_by:
+                news.put(events)
 
     def answer(self) -> bytes:
         """All events, to be kept."""
         return _encode(self._events)
 
-    def replay(self, answer: bytes) -> None:
-        """Publish an answer that was kept."""
+    def recall(self, answer: bytes) -> list[list[Event]]:
+        """Read an answer that was kept."""
         self.recalled = True
-        for events in _decode(answer):
-            self.publish(events)
-
-    def _notify(self) -> None:
-        with self._news:
-            self._news.notify_all()
+        return _decode(answer)
 
 
 class Flights:
@@ -148,12 +183,14 @@ class Flights:
         self._flights: dict[bytes, Flight] = {}
         self._lock = threading.Lock()
 
-    def join(self, key: bytes, recall: Callable[[Flight], None]) -> tuple[Flight, bool]:
+    def join(
+        self, key: bytes, generate: Callable[[Flight], Iterable[list[Event]]]
+    ) -> tuple[Flight, bool]:
         """Follow the flight of a key, beginning one if there is none.
 
         Args:
             key: see `key_of`.
-            recall: fills a new flight, in a thread of its own.
+            generate: makes the events of a new flight, read in a thread of its own.
 
         Returns:
             The flight, and whether it was under way already. Call `leave` when done.
@@ -162,53 +199,26 @@ class Flights:
             flight = self._flights.get(key)
             known = flight is not None
             if flight is None:
-                flight = self._flights[key] = Flight(self._pulse)
-                threading.Thread(target=self._fly, args=(key, flight, recall), daemon=True).start()
+                flight = self._flights[key] = Flight(key, self._pulse)
+                threading.Thread(target=self._fly, args=(flight, generate), daemon=True).start()
             flight.followers += 1
         return flight, known
 
-    def leave(self, key: bytes, flight: Flight) -> None:
+    def leave(self, flight: Flight) -> None:
         """Stop following; a flight that nobody follows ends."""
         with self._lock:
             flight.followers -= 1
             abandoned = flight.followers == 0
-            if abandoned and self._flights.get(key) is flight:
-                del self._flights[key]
+            if abandoned:
+                self._forget(flight)
         if abandoned:
             flight.cancel.fire()
 
-    def _fly(self, key: bytes, flight: Flight, recall: Callable[[Flight], None]) -> None:
-        flight.run(recall)
+    def _fly(self, flight: Flight, generate: Callable[[Flight], Iterable[list[Event]]]) -> None:
+        flight.run(generate)
         with self._lock:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            self._forget(flight)
 
-
-def recall_or_generate(
-    supervisor: Supervisor, key: bytes, model: Model, generation: Callable[[Cancel], Generation]
-) -> Callable[[Flight], None]:
-    """Make what fills a flight: the kept answer, or a generation that is kept at its end."""
-
-    def fill(flight: Flight) -> None:
-        with supervisor.line() as line, flight.cancel.attached(line):
-            try:
-                reply = line.converse(Recall(model.name, key))
-            except OSError as error:
-                if flight.cancel.gone:
-                    raise ClientGone from None
-                raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
-            if isinstance(reply, Remembered):
-                flight.replay(reply.answer)
-                return
-            assert isinstance(reply, Lead)  # noqa: S101 - the protocol's only other answer
-            lead = generation(flight.cancel)
-            begun = False
-            for events in lead:
-                # Followers keep their own time; what is kept of the wait is that it is over.
-                if events or not begun:
-                    flight.publish(events)
-                begun = True
-            if not lead.tally.cut:
-                line.send(Remember(flight.answer()))
-
-    return fill
+    def _forget(self, flight: Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]

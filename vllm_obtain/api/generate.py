@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.leniency import Leniency
@@ -26,7 +27,16 @@ from vllm_obtain.errors import (
     UnsupportedParameter,
 )
 from vllm_obtain.log import get_logger
-from vllm_obtain.messages import Acquire, Extend, Extended, Granted, Settle
+from vllm_obtain.messages import (
+    Acquire,
+    Extend,
+    Extended,
+    Granted,
+    Recall,
+    Remember,
+    Remembered,
+    Settle,
+)
 from vllm_obtain.protocol.events import Delta, Event, Progress, Usage, copied
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
@@ -47,6 +57,22 @@ UNSEEN_TOKENS = 8
 SETTLE_TOKENS = 512
 
 
+class Keeper(Protocol):
+    """Who wants an answer kept for identical requests.
+
+    Args:
+        key: a fingerprint of the request.
+    """
+
+    key: bytes
+
+    def answer(self) -> bytes:
+        """All events that were yielded."""
+
+    def recall(self, answer: bytes) -> list[list[Event]]:
+        """Read an answer that was kept."""
+
+
 class Generation:
     """One request on its way through the engine; iterate over it once.
 
@@ -60,6 +86,7 @@ class Generation:
         pulse: seconds of silence before the first token after which an empty list is yielded;
             None for never.
         leniency: what becomes of parameters that the engine cannot honour.
+        keeper: for an answer that may have been given before.
     """
 
     def __init__(
@@ -72,6 +99,7 @@ class Generation:
         timeout: float,
         pulse: float | None = None,
         leniency: Leniency | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._adapters = adapters
@@ -84,6 +112,7 @@ class Generation:
         self._reserved = 0  # tokens for the prompt, before its true length is known
         self._pulse = pulse
         self._leniency = leniency or Leniency(strict=True)
+        self._keeper = keeper
         self._spoke = 0.0  # when something was yielded last, in monotonic seconds
         self._process = 0.0  # when the engine process of the current lease started
         self._draws = request.draws
@@ -120,8 +149,12 @@ class Generation:
     def _attempt(self) -> Iterator[list[Event]]:
         with self._supervisor.lease_line() as line, self._cancel.attached(line):
             granted = yield from self._acquire(line)
+            if isinstance(granted, Remembered):
+                yield from self._recalled(granted)
+                return
             with self._leased(line):
                 yield from self._generate(line, granted)
+            self._remember(line)
 
     def _generate(self, line: Line, granted: Granted) -> Iterator[list[Event]]:
         self.tally.serve()
@@ -147,6 +180,19 @@ class Generation:
                     self.tally.deltas += stops.swallowed
                     break
             yield self._rest()
+
+    def _recalled(self, known: Remembered) -> Iterator[list[Event]]:
+        assert self._keeper is not None  # noqa: S101 - nobody else is answered so
+        yield from self._keeper.recall(known.answer)
+
+    def _remember(self, line: Line) -> None:
+        """Have the answer kept; a line that is closed without that tells that there is none."""
+        if self._keeper is None:
+            return
+        if self.tally.cut:
+            line.close()
+        else:
+            line.send(Remember(self._keeper.answer()))
 
     def _is_silent(self) -> bool:
         """Whether it is time to say that there is no news; the first time always is."""
@@ -179,24 +225,24 @@ class Generation:
         except OSError:
             line.close()
 
-    def _acquire(self, line: Line) -> Generator[list[Event], None, Granted]:
+    def _acquire(self, line: Line) -> Generator[list[Event], None, Granted | Remembered]:
         self._reserved = self._task.length
         left = max(0.0, self._deadline - time.monotonic())
+        acquire = Acquire(
+            model=self._model.name,
+            prompt_tokens=self._reserved,
+            max_tokens=self._request.token_limit,
+            timeout=left,
+            choices=self._draws,
+        )
+        keeper = self._keeper
         try:
-            line.send(
-                Acquire(
-                    model=self._model.name,
-                    prompt_tokens=self._reserved,
-                    max_tokens=self._request.token_limit,
-                    timeout=left,
-                    choices=self._draws,
-                )
-            )
+            line.send(acquire if keeper is None else Recall(keeper.key, acquire))
             return (yield from self._granted(line))
         except OSError as error:
             raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
 
-    def _granted(self, line: Line) -> Generator[list[Event], None, Granted]:
+    def _granted(self, line: Line) -> Generator[list[Event], None, Granted | Remembered]:
         # The supervisor keeps the time; the second more is for its answer to arrive.
         end = self._deadline + 1
         while (left := end - time.monotonic()) > 0:
@@ -206,7 +252,7 @@ class Generation:
                 self._spoke = time.monotonic()
                 yield []
                 continue
-            if not isinstance(answer, Granted):
+            if not isinstance(answer, Granted | Remembered):
                 raise ConnectionError(f"unexpected answer {type(answer).__name__}")
             return answer
         raise RequestTimeout("The supervisor did not answer in time.", retry=False)

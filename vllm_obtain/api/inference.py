@@ -12,8 +12,8 @@ from flask import Response, g, request
 from vllm_obtain.api import pick
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.defaults import fill
-from vllm_obtain.api.flights import key_of, recall_or_generate
-from vllm_obtain.api.generate import Generation
+from vllm_obtain.api.flights import Flight, key_of
+from vllm_obtain.api.generate import Generation, Keeper
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.services import Services, services
@@ -114,18 +114,21 @@ def _check(asked: InferenceRequest) -> None:
 def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:
     lenient = leniency()
 
-    def generation(who: Cancel) -> Generation:
+    def generation(who: Cancel, keeper: Keeper | None = None) -> Generation:
         timeout, pulse = made.settings.request_timeout, made.settings.pulse
-        return Generation(made.supervisor, made.adapter, model, task, who, timeout, pulse, lenient)
+        return Generation(
+            made.supervisor, made.adapter, model, task, who, timeout, pulse, lenient, keeper
+        )
+
+    def shared(flight: Flight) -> Generation:
+        return generation(flight.cancel, flight)
 
     if not _is_cacheable(made, task.request):
         made_now = generation(cancel)
         g.tally = made_now.tally
         return iter(made_now)
-    key = key_of(task.request, model, _api_key())
-    fill = recall_or_generate(made.supervisor, key, model, generation)
-    flight, known = made.flights.join(key, fill)
-    held.callback(made.flights.leave, key, flight)
+    flight, known = made.flights.join(key_of(task.request, model, _api_key()), shared)
+    held.callback(made.flights.leave, flight)
     g.cache = lambda: "hit" if known or flight.recalled else "miss"
     return flight.follow(cancel)
 

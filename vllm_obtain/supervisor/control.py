@@ -153,24 +153,27 @@ class Connection(asyncio.Protocol):
     def _recall(self, message: messages.Recall) -> None:
         if self._leading is not None or self._busy:
             raise BrokenFrame("a second Recall before the end of the first")
-        identity = self._desk.pool.identity(message.model)
+        model = message.acquire.model
+        identity = self._desk.pool.identity(model)
         key = identity + message.key
-        self._identity = message.model, identity
+        self._identity = model, identity
         at_once, answer = self._desk.answers.try_recall(key)
-        if at_once:
-            self._tell(key, answer)
-        else:
-            self._later(lambda: self._follow(key))
+        if not at_once:
+            self._later(lambda: self._follow(key, message.acquire))
+        elif self._leads(key, answer):
+            self._acquire(message.acquire)
 
-    async def _follow(self, key: bytes) -> None:
-        self._tell(key, await self._desk.answers.follow(key))
+    async def _follow(self, key: bytes, acquire: messages.Acquire) -> None:
+        if self._leads(key, await self._desk.answers.follow(key)):
+            await self._wait_for_lease(acquire)
 
-    def _tell(self, key: bytes, answer: bytes | None) -> None:
-        if answer is not None:
-            self._send(messages.Remembered(answer))
-        else:
+    def _leads(self, key: bytes, answer: bytes | None) -> bool:
+        """Tell an answer, or else note who has to find it."""
+        if answer is None:
             self._leading = key
-            self._send(messages.Lead())
+        else:
+            self._send(messages.Remembered(answer))
+        return answer is None
 
     def _remember(self, message: messages.Remember) -> None:
         key, self._leading = self._leading, None

@@ -6,15 +6,20 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from .batch import Batch
-from .memory import length_class
+from .memory import Memory
 from .prefill import batchable
 from .row import Row
 
 
 class Groups:
-    """By length class; rows that cannot be batched are alone, under numbers below zero."""
+    """By length class; rows that cannot be batched are alone, under numbers below zero.
 
-    def __init__(self) -> None:
+    Args:
+        memory: knows the classes.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._class = memory.length_class
         self._batches: dict[int, Batch] = {}
         self._alone = itertools.count(1)
 
@@ -32,12 +37,12 @@ class Groups:
 
     def place(self, batch: Batch) -> None:
         """Put a batch where others of its length are, apart if its rows differ in that."""
-        if len({length_class(row.horizon) for row in batch.rows}) > 1:
+        if len({self._class(row.horizon) for row in batch.rows}) > 1:
             for row in batch.rows:
                 self.place(batch.part(row))
             return
         can_join = len(batch) > 1 or batchable(batch.caches)
-        key = length_class(batch.rows[0].horizon) if can_join else -next(self._alone)
+        key = self._class(batch.rows[0].horizon) if can_join else -next(self._alone)
         if (others := self._batches.get(key)) is None:
             self._batches[key] = batch
         else:
@@ -46,7 +51,7 @@ class Groups:
     def regroup(self) -> None:
         """Move rows that have outgrown their length class."""
         for key, batch in list(self._batches.items()):
-            grown = [row for row in batch.rows if 0 <= key < length_class(row.horizon)]
+            grown = [row for row in batch.rows if 0 <= key < self._class(row.horizon)]
             if not grown:
                 continue
             parts = [batch.part(row) for row in grown]

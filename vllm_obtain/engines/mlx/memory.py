@@ -17,8 +17,10 @@ from .errors import Refusal
 
 # Caches grow by so many tokens at a time (KVCache.step).
 STEP = 256
-# Rows up to so long share a rectangle whatever they differ: padding costs less than a pass.
+# Rows up to so long share a rectangle whatever they differ, if the model is large enough.
 SHORT = 2048
+# Beside so many others a row's padding shall cost less than another pass over the weights.
+BESIDE = 8
 # Of what the weights leave: for activations and for the copy while a row joins a rectangle.
 WORK_FRACTION = 0.2
 
@@ -53,25 +55,31 @@ def weight_bytes(model: Any) -> int:
     return sum(value.nbytes for _, value in tree_flatten(model.parameters()))
 
 
-def length_class(tokens: int) -> int:
-    """Tell which lengths share a rectangle: up to 2,048 tokens, then each fourfold."""
-    bound, number = SHORT, 0
-    while tokens > bound:
-        bound, number = bound * 4, number + 1
-    return number
-
-
 class Memory:
     """What may be taken, and what is.
 
     Args:
         cost: of a row.
         budget: bytes for all caches; 0 for no bound.
+        weights: bytes that every pass reads.
     """
 
-    def __init__(self, cost: Cost, budget: int) -> None:
+    def __init__(self, cost: Cost, budget: int, weights: int) -> None:
         self.cost = cost
         self.budget = budget
+        fair = weights // max(1, BESIDE * cost.per_token) // STEP * STEP
+        self._short = min(SHORT, max(STEP, fair))
+
+    def length_class(self, tokens: int) -> int:
+        """Tell which lengths share a rectangle: all short ones, then each fourfold.
+
+        Padding is read in every step as if it were tokens. A small model's weights are read sooner
+        than the padding of eight rows beside a long one.
+        """
+        bound, number = self._short, 0
+        while tokens > bound:
+            bound, number = bound * 4, number + 1
+        return number
 
     @classmethod
     def plan(cls, model: Any, memory_bytes: int) -> Memory:
@@ -82,14 +90,14 @@ class Memory:
         """
         cost, weights = measure(model), weight_bytes(model)
         if not memory_bytes:
-            return cls(cost, 0)
+            return cls(cost, 0, weights)
         budget = int((memory_bytes - weights) * (1 - WORK_FRACTION))
         if budget < rectangle(cost, [STEP]):
             raise SystemExit(
                 f"The weights take {weights} of the {memory_bytes} bytes that MLX may take, which "
                 "leaves no room for a request. Raise MLX_MEMORY_FRACTION, or use a smaller model."
             )
-        return cls(cost, budget)
+        return cls(cost, budget, weights)
 
     def check(self, tokens: int, prompt_tokens: int, choices: int = 1) -> None:
         """Refuse a request whose cache cannot fit even when it is alone.
@@ -121,7 +129,7 @@ class Memory:
         """Add up the rectangles of rows that grow to these lengths."""
         classes: dict[int, list[int]] = {}
         for length in lengths:
-            classes.setdefault(length_class(length), []).append(length)
+            classes.setdefault(self.length_class(length), []).append(length)
         return sum(rectangle(self.cost, rows) for rows in classes.values())
 
     def fits(self, lengths: Iterable[int]) -> bool:

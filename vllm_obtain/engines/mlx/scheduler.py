@@ -66,7 +66,7 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[tuple[str, Request]] = queue.SimpleQueue()
         self._waiting: deque[list[Row]] = deque()
         self._prompts: list[Prefill] = []
-        self._groups = Groups()
+        self._groups = Groups(loaded.memory)
         self._told: Told = []
         self._turn = 0
 

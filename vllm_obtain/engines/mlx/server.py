@@ -16,7 +16,6 @@ from .rehearsal import rehearsal
 from .scheduler import Scheduler, Told
 from .service import Service
 
-
 # HTTP's thread needs Python's lock anew after each write, while the other one builds graphs: with
 # Python's own 5 ms a step's tokens for eight clients went out over 40 ms.
 SWITCH_SECONDS = 0.0005
