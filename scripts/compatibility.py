@@ -32,6 +32,7 @@ NOTES = {
     "functions": "the old name of `tools`",
     "function_call": "the old name of `tool_choice`",
 }
+_IMAGES = "with a model that can see; a `detail` other than `auto` is a 400"
 
 
 def rows() -> list[str]:
@@ -44,6 +45,8 @@ def rows() -> list[str]:
         [f"`{name}`", *(_verdict(name, engine) for engine in engines), NOTES.get(name, "")]
         for name in names
     ]
+    seen = ["`image_url` parts", *("yes" if engine.sees else "400" for engine in engines), _IMAGES]
+    lines.insert(lines.index(next(line for line in lines if line[0] == "`messages`")) + 1, seen)
     return [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
 
 

@@ -28,7 +28,7 @@ LAYERS = [
     {"log", "hardware", "protocol"},
     {"catalogue"},
     {"messages"},
-    {"metrics", "engines", "chat"},
+    {"metrics", "engines", "chat", "images"},
     {"supervisor"},
     {"api"},
     {"announce"},

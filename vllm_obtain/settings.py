@@ -155,6 +155,12 @@ class Settings(BaseModel):
     strict_parameters: bool = True
     max_concurrent_requests: int = Field(100, ge=1, le=100_000)
     max_body_mb: int = Field(16, ge=1, le=1024)
+    image_urls: bool = True
+    image_private_addresses: bool = False
+    image_fetch_timeout: float = Field(15, gt=0, le=3600)
+    image_max_count: int = Field(16, ge=1, le=1000)
+    image_max_mb: int = Field(10, ge=1, le=1024)
+    image_max_megapixels: int = Field(40, ge=1, le=1000)
     enable_caching: bool = True
     cache_size: int = Field(1000, ge=1, le=1_000_000)
     responses_store_mb: int = Field(64, ge=0, le=65_536)

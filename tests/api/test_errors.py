@@ -63,7 +63,7 @@ CHAT = [
     (
         said([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]),
         "unsupported_content",
-        "messages[0].content[0]",
+        "messages[0].content[0].image_url",
     ),
     (chat(model=7), "invalid_value", "model"),
     (chat(max_tokens=1.5), "invalid_value", "max_tokens"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from vllm_obtain.chat.conversation import flatten
@@ -18,7 +19,9 @@ from vllm_obtain.protocol.conversation import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    images_in,
 )
+from vllm_obtain.protocol.task import MARK
 
 
 def test_roles_and_parts() -> None:
@@ -72,13 +75,25 @@ def called(arguments: str) -> AssistantMessage:
         (AssistantMessage(), "messages[1].content"),
         (called("[1]"), "messages[1].tool_calls[0].function.arguments"),
         (called("{"), "messages[1].tool_calls[0].function.arguments"),
-        (
-            UserMessage([TextPart("x"), ImagePart(ImageURL("data:"))]),
-            "messages[1].content[1]",
-        ),
     ],
 )
-def test_what_a_text_model_cannot_take(message: Message, param: str) -> None:
+def test_what_no_template_can_take(message: Message, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         flatten([UserMessage("x"), message])
     assert caught.value.param == param
+
+
+def test_marks_stand_for_images() -> None:
+    image = ImagePart(ImageURL("data:"))
+    parts = [TextPart("a"), TextPart("b"), image, TextPart("c"), image, image, TextPart("d")]
+    assert flatten([UserMessage(parts)])[0]["content"] == f"a\nb{MARK}c{MARK}{MARK}d"
+
+
+def test_images_are_found_with_their_fields() -> None:
+    image, placed = ImagePart(ImageURL("data:")), ImagePart.placed("data:,", "images[0]")
+    messages = [UserMessage("x"), UserMessage([TextPart("x"), image]), UserMessage([placed])]
+    found = images_in(messages)
+    assert found == [(image, "messages[1].content[1].image_url"), (placed, "images[0]")]
+    # The place is for errors only: it is no part of what is asked.
+    assert placed == ImagePart(ImageURL("data:,"))
+    assert b"where" not in msgspec.json.encode(placed)

@@ -39,3 +39,41 @@ def test_the_owners_template_stands_in(tmp_path: Path) -> None:
     assert capabilities(it, file)["chat_template"] == "set"  # type: ignore[index]
     with pytest.raises(TemplateError, match="cannot be read"):
         speaker(it, tmp_path / "gone.jinja")
+
+
+PARTS_ONLY = (
+    "{% for m in messages %}{{ m.role }}:{% for part in m.content %}{% if part.type == 'image' %}"
+    "<image>{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}\n{% endfor %}"
+)
+EITHER = (
+    "{% for m in messages %}{{ m.role }}:{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{% if 'image' in part or part.type == 'image' %}<|begin|><|pad|>"
+    "<|end|>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
+)
+IMAGES_FIRST = (
+    "{% for m in messages %}{{ m.role }}: {% for part in m.content | "
+    "selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}{% for part in m.content | "
+    "selectattr('type', 'equalto', 'text') %}{{ part.text }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "placeholder"),
+    [
+        (PARTS_ONLY, "<image>"),
+        (EITHER, "<|begin|><|pad|><|end|>"),
+        (IMAGES_FIRST, "<image>"),
+        (CHATML, None),
+        (HERMES, None),
+        ("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", None),
+        ("{{ raise_exception('no') }}", None),
+    ],
+)
+def test_what_a_template_writes_for_an_image(
+    tmp_path: Path, template: str, placeholder: str | None
+) -> None:
+    found = speaker(model(tmp_path, template))
+    assert found.placeholder == placeholder
+    if placeholder:
+        # Whether a template takes texts or lists only, a text is written.
+        assert "Hi\nyou" in found.prompt([{"role": "user", "content": "Hi\nyou"}])

@@ -12,8 +12,9 @@ from tests.catalogue.gguf_files import write_gguf
 from tests.catalogue.safetensors_files import CONFIG, write_folder
 from tests.engines import machines as m
 from vllm_obtain.catalogue import Catalogue, Model
-from vllm_obtain.engines import choice
+from vllm_obtain.engines import choice, registry, sight
 from vllm_obtain.engines.choice import only, ranked, why_not
+from vllm_obtain.engines.vllm_engine import Vllm
 from vllm_obtain.errors import EngineFailed, InvalidRequest
 from vllm_obtain.settings import Settings
 
@@ -167,3 +168,42 @@ def test_choosing_is_cheap(models: dict[str, Model], monkeypatch: pytest.MonkeyP
     for _ in range(100):
         ranked(models["good"], AUTO)
     assert time.perf_counter() - began < 1
+
+
+def test_who_can_see_comes_first_for_a_model_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "see", config={**CONFIG, "vision_config": {"depth": 1}})
+    (folder / "preprocessor_config.json").write_text("{}")
+    model = Catalogue(tmp_path).find("see")
+    both = {"mlx": m.MLX_METAL, "vllm": m.VLLM_CPU}
+    m.pretend(monkeypatch, m.MAC_STUDIO, **both)
+    monkeypatch.setattr(Vllm, "sees", True)
+    found = ranked(model, AUTO)
+    assert [each.adapter.name for each in found] == ["vllm", "mlx"]
+    assert found[0].reason.endswith("It takes images, as mlx does not.")
+    assert sight.why_not(model, AUTO) is None
+    # Who was named stays, and is told what it cannot do.
+    pinned = Settings.load({"INFERENCE_ENGINE": "mlx"})
+    assert [each.adapter.name for each in ranked(model, pinned)] == ["mlx"]
+    assert sight.why_not(model, pinned) == "The engine mlx reads text only."
+    with pytest.raises(InvalidRequest, match=r"vllm would take it.*/v1/models/load") as caught:
+        sight.check_engine(registry.adapter("mlx", pinned), model, "messages[0].content[0]")
+    assert (caught.value.code, caught.value.param) == (
+        "unsupported_content",
+        "messages[0].content[0]",
+    )
+
+
+def test_a_converted_copy_is_without_its_images(
+    models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = {"general.architecture": "clip", "clip.has_vision_encoder": True}
+    write_gguf(tmp_path / "mmproj-good.gguf", clip)
+    model = Catalogue(tmp_path).find("good")
+    assert model.sees
+    m.pretend(monkeypatch, GPU[0], **GPU[1])
+    assert [each.adapter.name for each in ranked(model, AUTO)] == ["llama_cpp", "vllm", "mlx"]
+    monkeypatch.setattr(Vllm, "sees", True)
+    assert "copy" in (registry.adapter("vllm", AUTO).blind(model) or "")
+    assert choice.seers(model, AUTO) == ["llama_cpp"]

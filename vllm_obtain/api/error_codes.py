@@ -51,6 +51,12 @@ _ALL = (
         "Leave it out, or use a model that can.",
     ),
     ErrorCode(
+        "invalid_image",
+        400,
+        "An image cannot be fetched or read, or is beyond a limit.",
+        "The message says which limit and what to do; `param` names the field.",
+    ),
+    ErrorCode(
         "context_length_exceeded",
         400,
         "The prompt is longer than the model's context.",
@@ -245,7 +251,7 @@ ENGINE = (
     "engine_lost",
 )
 # One that makes a prompt of messages.
-CHAT = ("unsupported_content", "chat_template_error")
+CHAT = ("unsupported_content", "invalid_image", "chat_template_error")
 # One for text.
 GENERATE = (*ENGINE, *CHAT, "unsupported_schema", "prefill_memory_exceeded")
 # One that speaks of responses that are kept.

@@ -20,7 +20,7 @@ from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import ClientGone, InternalError, ServiceError
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event
-from vllm_obtain.protocol.requests import InferenceRequest
+from vllm_obtain.protocol.task import Task
 
 log = get_logger("vllm_obtain.flights")
 
@@ -29,14 +29,16 @@ _decode = msgspec.msgpack.Decoder(list[list[Event]]).decode
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
-def key_of(request: InferenceRequest, model: Model, api_key: str) -> bytes:
+def key_of(task: Task, model: Model, api_key: str) -> bytes:
     """Fingerprint a request by all that its answer depends on, and by who may see it.
 
     Args:
-        request: fields that only label or deliver are left out.
+        task: what is asked; fields that only label or deliver are left out, and images count by
+            what they are, since a URL may have another one tomorrow.
         model: its revision counts, so a changed file is another model.
         api_key: the caller's key, empty when there is none.
     """
+    request = task.request
     asked = {
         name: value
         for name in request.__struct_fields__
@@ -44,6 +46,8 @@ def key_of(request: InferenceRequest, model: Model, api_key: str) -> bytes:
     }
     parts = [api_key, type(request).__name__, model.name, model.revision, model.adapter_revision]
     digest = hashlib.blake2b("\0".join(parts).encode() + b"\0" + _canonical(asked), digest_size=24)
+    for image in task.images:
+        digest.update(hashlib.blake2b(image.data, digest_size=24).digest())
     return digest.digest()
 
 

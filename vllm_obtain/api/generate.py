@@ -19,10 +19,12 @@ from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.client import EngineLost, Exchange
+from vllm_obtain.engines.sight import check_engine
 from vllm_obtain.errors import (
     ClientGone,
     ContextLengthExceeded,
     EngineFailed,
+    InvalidRequest,
     RequestTimeout,
     UnsupportedParameter,
 )
@@ -136,6 +138,10 @@ class Generation:
                 return
             except ContextLengthExceeded as error:
                 error.param = "messages" if self._task.is_chat else "prompt"
+                raise
+            except InvalidRequest as error:
+                if error.code == "invalid_image":
+                    error.param = self._task.only_image or "messages"
                 raise
             except (EngineLost, SupervisorLost) as error:
                 if self._cancel.gone:
@@ -262,6 +268,8 @@ class Generation:
         return Stops(texts, self._draws) if texts and not adapter.keeps_stops else None
 
     def _check(self, adapter: Adapter) -> None:
+        if self._task.images:
+            check_engine(adapter, self._model, self._task.images[0].where)
         while True:
             try:
                 return adapter.check(self._task)

@@ -16,6 +16,7 @@ from vllm_obtain.api.flights import Flight, key_of
 from vllm_obtain.api.generate import Generation, Keeper
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
+from vllm_obtain.api.seen import seen
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.catalogue.chat_words import chat_words
@@ -25,7 +26,7 @@ from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
-from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.task import Image, Task
 
 log = get_logger("vllm_obtain.generate")
 
@@ -68,10 +69,10 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
     model = pick.talker(made, asked.model)
     g.model = model.name
     fill(asked, model, made.model_settings.of(model.name))
-    prepared = _prepared(asked, model)
     cancel = Cancel()
     with ExitStack() as held:
         held.enter_context(watched(request.environ, cancel))
+        prepared = _prepared(asked, model, seen(made, asked, model, cancel, leniency()))
         batches = held.enter_context(_closing(_batches(made, prepared.task, model, cancel, held)))
         # Whatever refuses the request does so before the engine begins; from then on there is time
         # to send the head of a stream, which would otherwise delay its first token.
@@ -86,11 +87,11 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
         return _stream(render, body, held.pop_all())
 
 
-def _prepared(asked: InferenceRequest, model: Model) -> Prepared:
+def _prepared(asked: InferenceRequest, model: Model, images: list[Image]) -> Prepared:
     while True:
         try:
             if isinstance(asked, ChatRequest):
-                return prepare_chat(asked, services().speaker(model))
+                return prepare_chat(asked, services().speaker(model), images)
             return prepare_completion(asked, chat_words(model).control)
         except UnsupportedParameter as error:
             asked = leniency().without(asked, error)
@@ -127,7 +128,7 @@ def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: Exi
         made_now = generation(cancel)
         g.tally = made_now.tally
         return iter(made_now)
-    flight, known = made.flights.join(key_of(task.request, model, _api_key()), shared)
+    flight, known = made.flights.join(key_of(task, model, _api_key()), shared)
     held.callback(made.flights.leave, flight)
     g.cache = lambda: "hit" if known or flight.recalled else "miss"
     return flight.follow(cancel)

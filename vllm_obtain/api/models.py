@@ -10,6 +10,7 @@ from vllm_obtain.api.answers import Capabilities, ModelBody, ModelList, ModelSta
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
+from vllm_obtain.engines import sight
 from vllm_obtain.engines.choice import why_not
 from vllm_obtain.messages import Done, Load, Unload
 from vllm_obtain.protocol.parse import decode
@@ -87,6 +88,9 @@ def describe(made: Services, model: Model) -> ModelBody:
     problem = why_not(model, made.settings)
     settings = made.model_settings.of(model.name)
     known = capabilities(model, settings.chat_template)
+    if known is not None:
+        blind = sight.why_not(model, made.settings)
+        known |= {"vision": blind is None, "vision_reason": blind}
     return ModelBody(
         id=model.name,
         created=int(model.modified),

@@ -14,6 +14,7 @@ from vllm_obtain.chat.prepare import prepare_chat
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.plain import Tokens, vocabulary
 from vllm_obtain.errors import InvalidRequest
+from vllm_obtain.protocol.conversation import images_in
 from vllm_obtain.protocol.requests import ChatRequest
 from vllm_obtain.protocol.tokens import TextBody, TokensBody, parse_detokenize, parse_tokenize
 
@@ -87,7 +88,18 @@ def text_of(made: Services, model: Model, tokens: list[int]) -> str:
 
 
 def prompt_of(made: Services, model: Model, asked: ChatRequest) -> str:
-    """Write a chat as the prompt that the model reads."""
+    """Write a chat as the prompt that the model reads.
+
+    Raises:
+        InvalidRequest: it has images, whose tokens nobody knows before they are looked at.
+    """
+    if found := images_in(asked.messages):
+        raise InvalidRequest(
+            "The tokens of images are not counted without an answer; 'usage' of an answer has "
+            "them. Leave the images out.",
+            param=found[0][1],
+            code="unsupported_content",
+        )
     return str(prepare_chat(asked, made.speaker(model)).task.prompt)
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_obtain.catalogue import projectors
 from vllm_obtain.catalogue.files import FileFacts
 from vllm_obtain.catalogue.model import Format
 from vllm_obtain.catalogue.safetensors import CONFIG, WEIGHTS
@@ -27,6 +28,7 @@ class Found:
         stem: the file's name without ending and part number, or the folder's name.
         files: all its files by name.
         problem: what is missing, or None.
+        projector: the name of the file among them that lets a GGUF model see, or None.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Found:
     stem: str
     files: dict[str, FileFacts]
     problem: str | None = None
+    projector: str | None = None
 
     @property
     def revision(self) -> str:
@@ -81,17 +84,28 @@ def is_whole_folder(folder: Folder) -> bool:
 def _gguf_models(folder: Folder) -> list[Found]:
     groups: dict[tuple[str, int], dict[int, FileFacts]] = {}
     for name, file in folder.files.items():
-        if not name.lower().endswith(".gguf") or name.lower().startswith("mmproj"):
+        if not name.lower().endswith(".gguf") or projectors.is_projector(name):
             continue
         stem, count, part = file.path.stem, 1, 1
         if split := _SPLIT.fullmatch(stem):
             stem, count, part = split["stem"], int(split["count"]), int(split["part"])
         groups.setdefault((stem, count), {})[part] = file
-    return [_gguf_model(stem, count, parts) for (stem, count), parts in groups.items()]
+    helpers = {name: file for name, file in folder.files.items() if projectors.is_projector(name)}
+    stems = [stem for stem, _ in groups]
+    found = []
+    for (stem, count), parts in groups.items():
+        helper = projectors.pick(stem, stems, helpers.keys()) if helpers else None
+        found.append(_gguf_model(stem, count, parts, helpers[helper] if helper else None))
+    return found
 
 
-def _gguf_model(stem: str, count: int, parts: dict[int, FileFacts]) -> Found:
+def _gguf_model(
+    stem: str, count: int, parts: dict[int, FileFacts], projector: FileFacts | None
+) -> Found:
     files = {file.path.name: file for file in parts.values()}
+    if projector is not None:
+        files[projector.path.name] = projector
     first_missing = next((number for number in range(1, count + 1) if number not in parts), None)
     problem = None if first_missing is None else f"part {first_missing} of {count} is missing"
-    return Found(parts[min(parts)].path, "gguf", stem, files, problem)
+    name = projector.path.name if projector else None
+    return Found(parts[min(parts)].path, "gguf", stem, files, problem, name)

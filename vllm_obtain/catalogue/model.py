@@ -8,6 +8,7 @@ from typing import Literal
 
 from vllm_obtain.catalogue.gguf import GGUFHeader
 from vllm_obtain.catalogue.kinds import Kind
+from vllm_obtain.catalogue.projectors import Projector
 from vllm_obtain.catalogue.sampling import Pairs
 
 Format = Literal["gguf", "safetensors"]
@@ -32,6 +33,9 @@ class Model:
         adapter_revision: as `revision`, of the adapter; empty when there is none.
         kind: `chat`, or `embedding` for a model that turns texts into vectors.
         problem: why it can't be used, in one sentence without a subject, or None.
+        sees: whether it takes images, on an engine that can.
+        blind: why it takes none, in one sentence; empty when it does.
+        projector: what lets a GGUF model see.
     """
 
     name: str
@@ -48,3 +52,6 @@ class Model:
     adapter_revision: str = ""
     problem: str | None = None
     kind: Kind = "chat"
+    sees: bool = False
+    blind: str = ""
+    projector: Projector | None = None

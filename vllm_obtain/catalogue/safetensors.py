@@ -25,6 +25,9 @@ MAX_INDEX: Final = 64 * 1024 * 1024
 MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length")
+# Where models that see say how, and the files that say how images are cut for them.
+_VISION_KEYS = ("vision_config", "vision_tower", "mm_vision_tower", "visual", "img_processor")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _BROKEN = (OSError, msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -40,11 +43,13 @@ class FolderFacts:
         architecture: its class in transformers, or its `model_type`.
         context_length: tokens it was trained for.
         unused: weight files that its index doesn't name: copies for other software.
+        blind: why it takes no images; empty when it does.
     """
 
     architecture: str | None
     context_length: int | None
     unused: frozenset[str]
+    blind: str = ""
 
 
 class _Tensor(msgspec.Struct):
@@ -82,7 +87,9 @@ def read_folder(files: Mapping[str, FileFacts]) -> FolderFacts:
     context = _context_length(config)
     if SENTENCES in files:
         context = _shorter(context, _configuration(files[SENTENCES].path).get("max_seq_length"))
-    return FolderFacts(_architecture(config), context, frozenset(present - used))
+    return FolderFacts(
+        _architecture(config), context, frozenset(present - used), _blind(config, files)
+    )
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -94,6 +101,14 @@ def _configuration(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BrokenFolderError(f"{path.name} is not an object")
     return config
+
+
+def _blind(config: dict[str, Any], files: Mapping[str, FileFacts]) -> str:
+    if not any(config.get(key) for key in _VISION_KEYS):
+        return f"Its {CONFIG} has no part for images."
+    if not any(name in files for name in _PROCESSORS):
+        return f"Its folder has no {_PROCESSORS[0]}, which says how images are prepared."
+    return ""
 
 
 def _shorter(context: int | None, named: object) -> int | None:

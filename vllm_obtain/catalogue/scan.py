@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vllm_obtain.catalogue import gguf, kinds, naming, safetensors
+from vllm_obtain.catalogue import gguf, kinds, naming, projectors, safetensors
 from vllm_obtain.catalogue.found import Found, is_whole_folder, model_of, models_in
 from vllm_obtain.catalogue.model import Model
 from vllm_obtain.catalogue.sampling import of_folder
@@ -16,6 +16,8 @@ from vllm_obtain.catalogue.walk import walk
 # GGUF files that only serve another model: they have no name of their own.
 _HELPER_KINDS = frozenset({"adapter", "mmproj", "imatrix"})
 _HELPER_ARCHITECTURES = frozenset({"clip", "controlvector"})
+_NO_PROJECTOR = "No projector (a file mmproj-….gguf) lies beside its GGUF file."
+_VECTORS = "It makes vectors of texts."
 _RERANKER = "it is a cross-encoder, which no engine is asked yet; rerank with an embedding model"
 
 
@@ -123,11 +125,12 @@ def _read_gguf(model: Model, found: Found) -> Model:
     path = found.path
     try:
         header = gguf.read_header(path)
-        for path in sorted(file.path for file in found.files.values() if file.path != found.path):
+        own = [file.path for name, file in found.files.items() if name != found.projector]
+        for path in sorted(each for each in own if each != found.path):
             gguf.check_part(path)
     except gguf.GGUFError as error:
         return dataclasses.replace(model, problem=f"{path.name} {error}")
-    return dataclasses.replace(
+    model = dataclasses.replace(
         model,
         architecture=header.architecture,
         context_length=header.context_length,
@@ -136,6 +139,19 @@ def _read_gguf(model: Model, found: Found) -> Model:
         kind=kinds.of_gguf(header.architecture, header.pooling),
         problem=_RERANKER if header.pooling == kinds.RANK else None,
     )
+    return _seeing(model, found, header)
+
+
+def _seeing(model: Model, found: Found, header: gguf.GGUFHeader) -> Model:
+    """Say whether a GGUF model can see, by the projector beside it."""
+    if model.kind != "chat" or found.projector is None:
+        return dataclasses.replace(model, blind=_NO_PROJECTOR if model.kind == "chat" else _VECTORS)
+    try:
+        path = found.files[found.projector].path
+        projector = projectors.read(path, header.embedding_length)
+    except projectors.ProjectorError as error:
+        return dataclasses.replace(model, blind=f"Its projector {found.projector} {error}.")
+    return dataclasses.replace(model, sees=True, projector=projector)
 
 
 def _read_folder(model: Model, found: Found) -> Model:
@@ -143,11 +159,15 @@ def _read_folder(model: Model, found: Found) -> Model:
         facts = safetensors.read_folder(found.files)
     except safetensors.BrokenFolderError as error:
         return dataclasses.replace(model, problem=str(error))
+    kind = kinds.of_folder(facts.architecture, found.files.keys())
+    blind = facts.blind if kind == "chat" else _VECTORS
     return dataclasses.replace(
         model,
         architecture=facts.architecture,
         context_length=facts.context_length,
         sampling=of_folder(found.files),
-        kind=kinds.of_folder(facts.architecture, found.files.keys()),
+        kind=kind,
+        sees=not blind,
+        blind=blind,
         size_bytes=model.size_bytes - sum(found.files[name].size for name in facts.unused),
     )

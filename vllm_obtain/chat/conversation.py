@@ -10,15 +10,16 @@ import msgspec
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.protocol.conversation import (
     AssistantMessage,
-    Content,
     DeveloperMessage,
     ImagePart,
     Message,
     SystemMessage,
+    TextPart,
     ToolCall,
     ToolMessage,
 )
 from vllm_obtain.protocol.moving import steady_content
+from vllm_obtain.protocol.task import MARK
 
 _FIRST = "messages[0]"
 _ROLES = {"DeveloperMessage": "system", "SystemMessage": "system", "UserMessage": "user"}
@@ -27,10 +28,11 @@ _ROLES = {"DeveloperMessage": "system", "SystemMessage": "system", "UserMessage"
 def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Reduce messages to what templates know: role, text, calls, and a name or reasoning if given.
 
-    Text parts are joined by a line break, as vLLM does for templates that know only strings.
+    Text parts are joined by a line break, as vLLM does for templates that know only strings. Where
+    an image is, the text has a MARK.
 
     Raises:
-        InvalidRequest: a message has nothing to say, or holds what a text model cannot take.
+        InvalidRequest: a message has nothing to say.
     """
     return [_flat(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
@@ -64,20 +66,18 @@ def _content(message: Message, where: str) -> str:
         content = message.refusal if message.refusal or not message.tool_calls else ""
     if content is None:
         raise InvalidRequest(f"Invalid '{where}.content': it is null.", param=f"{where}.content")
-    return "\n".join(_texts(content, where))
+    return content if isinstance(content, str) else _joined(content)
 
 
-def _texts(content: Content, where: str) -> list[str]:
-    if isinstance(content, str):
-        return [content]
-    for number, part in enumerate(content):
-        if isinstance(part, ImagePart):
-            raise InvalidRequest(
-                "This model reads text only; leave the image out.",
-                param=f"{where}.content[{number}]",
-                code="unsupported_content",
-            )
-    return [part.text for part in content if not isinstance(part, ImagePart)]
+def _joined(parts: Sequence[TextPart | ImagePart]) -> str:
+    """Join parts; an image stands between two texts without line breaks, as in llama.cpp."""
+    said, behind_text = "", False
+    for part in parts:
+        is_text = isinstance(part, TextPart)
+        said += "\n" if is_text and behind_text else ""
+        said += part.text if isinstance(part, TextPart) else MARK
+        behind_text = is_text
+    return said
 
 
 def _call(call: ToolCall, where: str, number: int) -> dict[str, Any]:

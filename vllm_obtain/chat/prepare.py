@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,20 @@ from vllm_obtain.chat import grammar
 from vllm_obtain.chat.conversation import flatten
 from vllm_obtain.chat.reader import Reading
 from vllm_obtain.chat.speaker import Speaker
-from vllm_obtain.chat.template import RESERVED
+from vllm_obtain.chat.template import RESERVED, TemplateError
 from vllm_obtain.chat.wishes import Wish, wished_form
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
-from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.task import MARK, Image, Task
 from vllm_obtain.protocol.tools import AllowedTools, NamedTool, Tool
 
 # Stands for a message that the model goes on with.
 _HERE = "VOprobe message"
+_NOT_ONCE = (
+    "This model's chat template does not write each image of this conversation once. Put the "
+    f"images into the user's messages, and no text that holds {MARK}."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +65,21 @@ def prepare_completion(
     return Prepared(Task(request, request.prompt, grammar=wish.grammar if wish else None))
 
 
-def prepare_chat(request: ChatRequest, speaker: Speaker) -> Prepared:
+def prepare_chat(request: ChatRequest, speaker: Speaker, images: Sequence[Image] = ()) -> Prepared:
     """Make a chat ready.
 
     Args:
         request: what the client sent.
         speaker: how the model talks.
+        images: those of the messages, in order.
 
     Raises:
         InvalidRequest: the conversation cannot be written, or its form not be held.
     """
     tools = _Tools.of(request)
     prompt = _prompt(request, speaker, tools)
+    if images and prompt.count(MARK) != len(images):
+        raise TemplateError(_NOT_ONCE, param="messages")
     form = wished_form(request)
     if form is not None:
         grammar.check_is_text(form.grammar, form.param, speaker.words.control)
@@ -91,7 +98,7 @@ def prepare_chat(request: ChatRequest, speaker: Speaker) -> Prepared:
         made = wish.grammar if marks is None else grammar.after_thinking(wish.grammar, marks, begun)
         grammar.check(made, wish.param)
     bos = speaker.words.bos if speaker.words.adds_bos else ""
-    task = Task(request, prompt, bos, made)
+    task = Task(request, prompt, bos, made, tuple(images), speaker.placeholder)
     calls = speaker.calls if tools.callable else None
     if marks is None and calls is None:
         return Prepared(task)

@@ -28,6 +28,7 @@ class Speaker:
         marks: around its reasoning, if it reasons.
         assumed: whether its files have no template, so that ChatML is taken.
         takes_system: whether the template takes a message of the system.
+        placeholder: what the template writes for an image, None if it knows none.
     """
 
     template: ChatTemplate
@@ -37,6 +38,7 @@ class Speaker:
     marks: Thinking | None
     assumed: bool
     takes_system: bool
+    placeholder: str | None
 
     @property
     def takes_effort(self) -> bool:
@@ -91,7 +93,7 @@ def capabilities(model: Model, file: Path | None = None) -> dict[str, Any] | Non
         "tools": "template" if found.own_tools else "prompt",
         "reasoning": found.marks is not None,
         "structured_output": True,
-        "vision": False,
+        "vision": model.sees,
     }
 
 
@@ -114,4 +116,5 @@ def _speaker(words: ChatWords, source: str | None) -> Speaker:
         marks=marks,
         assumed=found is None,
         takes_system=takes_system(template),
+        placeholder=template.placeholder(),
     )

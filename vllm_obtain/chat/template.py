@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ CHATML = (
     "+ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# Words that are easy to find again.
+_PROBE, _THEN = "VOprobe text", "VOprobe more"
+# What comes of a list of parts where only a text is expected.
+_LISTED = re.compile(r"""['"]type['"]:""")
 # What a request may not set: it has words of its own for these.
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
@@ -50,6 +55,8 @@ class ChatTemplate:
             raise TemplateError(f"This model's chat template is broken: {error}.") from None
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._in_parts = False
+        self._in_parts = not self._writes(_PROBE) and self._writes([_text(_PROBE)])
 
     def render(
         self,
@@ -75,7 +82,7 @@ class ChatTemplate:
                 {
                     **(more or {}),
                     **self._tokens,
-                    "messages": messages,
+                    "messages": _parted(messages) if self._in_parts else messages,
                     "tools": list(tools) or None,
                     "add_generation_prompt": begin_answer,
                 }
@@ -90,3 +97,46 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}."
             )
             raise TemplateError(message, param="messages") from None
+
+    def placeholder(self) -> str | None:
+        """Find out what the template writes for an image; None if it knows none."""
+        texts = [_text(_PROBE), _text(_THEN)]
+        try:
+            without = self._written(texts)
+            found = self._written([texts[0], {"type": "image"}, texts[1]])
+        except TemplateError:
+            return None
+        if _PROBE not in without or _PROBE not in found or _LISTED.search(found):
+            return None
+        before = _alike(without, found)
+        behind = _alike(without[before:][::-1], found[before:][::-1])
+        return found[before : len(found) - behind].strip() or None
+
+    def _writes(self, content: Any) -> bool:
+        try:
+            written = self._written(content)
+            return _PROBE in written and not _LISTED.search(written)
+        except TemplateError:
+            return False
+
+    def _written(self, content: Any) -> str:
+        in_parts, self._in_parts = self._in_parts, False
+        try:
+            return self.render([{"role": "user", "content": content}])
+        finally:
+            self._in_parts = in_parts
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin alike with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _parted(messages: Messages) -> Messages:
+    """Write contents as lists, for templates of models that see which know nothing else."""
+    return [{**message, "content": [_text(message["content"])]} for message in messages]

@@ -51,6 +51,8 @@ class Adapter(Plain, ABC):
     parameters: ClassVar[frozenset[str]]
     # Whether it ends answers at stop texts as it should; if not, the gateway does.
     keeps_stops: ClassVar[bool] = True
+    # Whether it takes images, with a model that can see and files that it loads as they are.
+    sees: ClassVar[bool] = False
     # What a GGUF file can be made into for this engine, when it loads none itself.
     conversion: ClassVar[Target | None] = None
 
@@ -64,6 +66,16 @@ class Adapter(Plain, ABC):
     @abstractmethod
     def refuses(self, model: Model) -> str | None:
         """Say why this engine cannot load a model, or None when it can."""
+
+    def blind(self, model: Model) -> str | None:
+        """Say why this engine takes no images with a model, in a sentence; None when it does."""
+        if model.blind:
+            return model.blind
+        if not self.sees:
+            return f"The engine {self.name} reads text only."
+        if self.refuses(model) is not None:
+            return f"The engine {self.name} loads a copy of it that was made without its images."
+        return None
 
     def dishonours(self, model: Model) -> str | None:
         """Say which of the owner's settings of a model this engine cannot honour, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_obtain.catalogue import Catalogue, Model
@@ -78,7 +78,25 @@ def examined(model: Model, settings: Settings) -> tuple[list[Choice], dict[str, 
     """List the choices, as `ranked` does, and say of each other engine why not; never raises."""
     names, why = _allowed(model, settings)
     refusals: dict[str, Refusal] = {}
-    return list(_choices(model, settings, names, why, refusals)), refusals
+    found = list(_choices(model, settings, names, why, refusals))
+    return _seeing_first(model, found), refusals
+
+
+def _seeing_first(model: Model, found: list[Choice]) -> list[Choice]:
+    """Put engines that can see first, for a model that can; else the order stays."""
+    can = [choice for choice in found if choice.adapter.blind(model) is None]
+    if not can or can[0] is found[0]:
+        return found
+    before = found[0].adapter.name
+    first = replace(can[0], reason=f"{can[0].reason} It takes images, as {before} does not.")
+    return [first, *can[1:], *(choice for choice in found if choice not in can)]
+
+
+def seers(model: Model, settings: Settings) -> list[str]:
+    """List the engines of this machine that take images with a model, whatever is set for it."""
+    names = [*registry.BUILT_IN, *settings.engine_plugins]
+    found = _choices(model, settings, names, "", {})
+    return [choice.adapter.name for choice in found if choice.adapter.blind(model) is None]
 
 
 def only(model: Model, settings: Settings, engine: str) -> Choice:

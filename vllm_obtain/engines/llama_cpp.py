@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vllm_obtain.engines.llama_cpp_sizing import CACHE_TYPES, size
 from vllm_obtain.hardware import Machine
 from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields
-from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.task import MARK, Image, Task
 from vllm_obtain.settings import Settings
 
 # The engine draws a seed of its own when it reads this one. The choices of a request get its seed
@@ -38,6 +39,7 @@ class LlamaCpp(LlamaCppPlain, Adapter):
 
     name = "llama_cpp"
     keeps_stops = False
+    sees = True
     parameters = frozenset(
         "max_tokens max_completion_tokens temperature top_p top_k min_p repetition_penalty "
         "presence_penalty frequency_penalty n stop seed logit_bias logprobs top_logprobs "
@@ -75,20 +77,38 @@ class LlamaCpp(LlamaCppPlain, Adapter):
         plan = size(model, settings, machine)
         config = {"model": str(model.path), "socket": str(socket), **plan.parameters}
         command = [sys.executable, "-u", "-P", llama_cpp_server.__file__, json.dumps(config)]
-        return Launch(command, plan.limits, _THREADS)
+        # Its own mark for images is another one in each process, and the gateway writes the prompt.
+        return Launch(command, plan.limits, {**_THREADS, "LLAMA_MEDIA_MARKER": MARK})
+
+    def path(self, task: Task) -> str:
+        """Images go where a prompt may have some: its route in OpenAI's shape takes texts only."""
+        return "/completion" if _own_shape(task) else super().path(task)
 
     def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
-        """Translate for llama-server's /v1/completions."""
+        """Translate for llama-server's /v1/completions, or /completion."""
         body = _sampling(task.request, max_tokens)
         # It puts the first token there by itself.
         prompt = task.prompt
-        body["prompt"] = prompt.removeprefix(task.bos) if isinstance(prompt, str) else prompt
+        prompt = prompt.removeprefix(task.bos) if isinstance(prompt, str) else prompt
+        body["prompt"] = _seen(prompt, task.images) if task.images else prompt
         if (alternatives := task.request.wanted_logprobs) is not None:
             # It takes 0 for "no log probabilities at all"; the one too many is left out later.
-            body["logprobs"] = alternatives or 1
+            body["n_probs" if _own_shape(task) else "logprobs"] = alternatives or 1
         if task.grammar is not None:
             body["grammar"] = task.grammar
         return body
+
+
+def _own_shape(task: Task) -> bool:
+    """Whether the engine is asked in its own way, not in OpenAI's.
+
+    So are texts that hold its mark for an image: OpenAI's way, it looks for an image then.
+    """
+    return bool(task.images) or (isinstance(task.prompt, str) and MARK in task.prompt)
+
+
+def _seen(prompt: object, images: Sequence[Image]) -> dict[str, Any]:
+    return {"prompt_string": prompt, "multimodal_data": [image.base64 for image in images]}
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:

@@ -21,6 +21,8 @@ def parameters(config: dict[str, Any]) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = config["model"]
+    if config.get("projector"):
+        params.mmproj.path = config["projector"]
     params.hostnames = [config["socket"]]
     for name in ("n_parallel", "n_ctx", "n_batch", "n_ubatch", "n_threads_http", "n_gpu_layers"):
         setattr(params, name, config[name])

@@ -29,6 +29,9 @@ SPARE_HTTP_THREADS = 16
 PROMPT_CACHE_MIB = 256
 # Tokens that a draft model guesses before the model looks at them.
 DRAFTED = 3
+# Models of this family read an image in one step, whatever that costs others: with less room the
+# engine ends itself.
+_WHOLE, _WHOLE_TOKENS = "gemma", 512
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
 
 
@@ -53,6 +56,8 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     slots = min(settings.max_concurrent_requests, MAX_SLOTS)
     context = owner.context or model.context_length or DEFAULT_CONTEXT
     batch = 512 if accelerated else min(512, 64 * machine.cores_physical)
+    if model.projector is not None and model.projector.kind.startswith(_WHOLE):
+        batch = max(batch, _WHOLE_TOKENS)
     draft = _draft(owner, model)
     per_token = _per_token(model, honour.value_bytes(owner), draft)
     pool = _pool_tokens(per_token, machine, slots, context)
@@ -67,6 +72,7 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
         "draft_model": str(owner.draft_model) if draft else None,
         "drafted": _guessed(owner),
         "lora": str(owner.lora) if owner.lora else None,
+        "projector": str(model.projector.path) if model.projector else None,
     }
     return Plan(wanted, limits)
 

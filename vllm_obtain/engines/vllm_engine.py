@@ -12,10 +12,11 @@ from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.vllm_plain import VllmPlain
 from vllm_obtain.engines.vllm_sizing import parallel, size
 from vllm_obtain.engines.vllm_stages import stage
+from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.hardware import Machine
 from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields
-from vllm_obtain.protocol.task import Task
+from vllm_obtain.protocol.task import MARK, Task
 from vllm_obtain.settings import Settings
 
 # Text completions take no "as many as there is room for": 16 is what they make of null. Our
@@ -23,6 +24,12 @@ from vllm_obtain.settings import Settings
 _NO_LIMIT = 2**31 - 1
 # A template for a conversation that is written already.
 AS_IT_IS = "{{ messages[0]['content'] }}"
+# The same with images beside it. A template that is seen to go through messages and their parts is
+# handed the parts as they are; into any other one's text vLLM would put places of its own.
+IN_PARTS = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
 # It takes no 0, where we and others mean "the likeliest token only".
 _LEAST_TOP_P = 1e-9
 # Its word for "no limit"; 0 means the same, but not in every version.
@@ -34,6 +41,7 @@ class Vllm(VllmPlain, Adapter):
 
     name = "vllm"
     conversion = "hf"
+    sees = True
     parameters = frozenset(
         "max_tokens max_completion_tokens min_tokens ignore_eos temperature top_p top_k min_p "
         "repetition_penalty presence_penalty frequency_penalty n stop seed logit_bias logprobs "
@@ -105,8 +113,34 @@ class Vllm(VllmPlain, Adapter):
         return stage(line)
 
     def path(self, task: Task) -> str:
-        """Chats with log probabilities go where a token's bytes are told, not only its text."""
+        """Chats with log probabilities go where a token's bytes are told, not only its text.
+
+        And those with images where it takes some.
+        """
         return "/v1/chat/completions" if _as_chat(task) else "/v1/completions"
+
+    def check(self, task: Task) -> None:
+        """Refuse images too whose place cannot be told from text.
+
+        Raises:
+            InvalidRequest: the template has no words for an image, or a text has them.
+        """
+        super().check(task)
+        if not task.images:
+            return
+        if not task.placeholder:
+            raise InvalidRequest(
+                "This model's chat template writes nothing for an image, by which vLLM finds its "
+                "place. Have the owner of the service set another 'chat_template' for it.",
+                param=task.images[0].where,
+                code="unsupported_content",
+            )
+        if task.placeholder in str(task.prompt):
+            raise InvalidRequest(
+                f"A text holds '{task.placeholder}', which is an image's place to this model. "
+                "Write it otherwise.",
+                param="messages",
+            )
 
     def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
         """Translate for vLLM's API."""
@@ -114,8 +148,9 @@ class Vllm(VllmPlain, Adapter):
         body = _sampling(request, max_tokens)
         alternatives = request.wanted_logprobs
         if _as_chat(task):
-            body["messages"] = [{"role": "user", "content": task.prompt}]
-            body |= {"chat_template": AS_IT_IS, "logprobs": True, "top_logprobs": alternatives}
+            body |= _written(task)
+            if alternatives is not None:
+                body |= {"logprobs": True, "top_logprobs": alternatives}
         else:
             body["prompt"] = task.prompt
             body["add_special_tokens"] = not task.is_chat
@@ -128,7 +163,20 @@ class Vllm(VllmPlain, Adapter):
 
 
 def _as_chat(task: Task) -> bool:
-    return task.is_chat and task.request.wanted_logprobs is not None
+    return bool(task.images) or (task.is_chat and task.request.wanted_logprobs is not None)
+
+
+def _written(task: Task) -> dict[str, Any]:
+    """A conversation that is written already, as a chat of one message."""
+    if not task.images:
+        content: object = task.prompt
+    else:
+        text = str(task.prompt).replace(MARK, task.placeholder or "")
+        urls = [f"data:{image.kind};base64,{image.base64}" for image in task.images]
+        shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        content = [{"type": "text", "text": text}, *shown]
+    template = IN_PARTS if task.images else AS_IT_IS
+    return {"messages": [{"role": "user", "content": content}], "chat_template": template}
 
 
 def _sampling(request: InferenceFields, max_tokens: int | None) -> dict[str, Any]:

@@ -33,6 +33,8 @@ CORES_PER_FRONT = 4
 MAX_FRONTS = 4
 # What vLLM takes on a GPU beside weights and cache: activations, graphs, the CUDA context.
 GPU_OVERHEAD = 3 * GIB
+# What each front keeps of images it has prepared, in the host's memory; 4 unless it is told.
+IMAGE_CACHE_GB = 0.5
 # Tokens that a draft model guesses before the model looks at them.
 DRAFTED = 4
 
@@ -70,6 +72,7 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
     arguments = _common(slots, context) + _set_for_it(owner)
     arguments += _on_gpu(slots, settings, machine, cache) if on_gpu else _on_cpu(slots)
     env = {} if on_gpu else {"VLLM_CPU_KVCACHE_SPACE": str(max(1, cache // GIB))}
+    arguments += _seeing(settings) if model.sees else []
     arguments += _parallel(settings)
     if settings.vllm_distributed_executor != "ray":
         # All of it is on this machine: what joins its processes need not follow the network.
@@ -95,6 +98,14 @@ def _set_for_it(owner: ModelSettings) -> list[str]:
         draft = {"model": str(owner.draft_model), "num_speculative_tokens": DRAFTED}
         found += ["--speculative-config", json.dumps(draft)]
     return found
+
+
+def _seeing(settings: Settings) -> list[str]:
+    """What a model that sees is started with: as many images as a request may have."""
+    return [
+        *("--limit-mm-per-prompt", json.dumps({"image": settings.image_max_count, "video": 0})),
+        *("--mm-processor-cache-gb", str(IMAGE_CACHE_GB)),
+    ]
 
 
 def _embedder(model: Model, settings: Settings, on_gpu: bool) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -61,6 +62,13 @@ class _Chunk(Struct):
     timings: Any = None
     prompt_progress: _Progress | None = None
     error: _Error | None = None
+    # Of llama.cpp's own shape, which it has for prompts with images.
+    content: str | None = None
+    index: int = 0
+    completion_probabilities: list[Any] | None = None
+    stop_type: str | None = None
+    tokens_predicted: int = 0
+    tokens_evaluated: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -73,6 +81,10 @@ _VLLM_CONTEXT = re.compile(r"maximum context length is (\d+) tokens")
 _VLLM_PROMPT = re.compile(r"contains (at least )?(\d+) input tokens")
 # And so does llama.cpp about what it must read in one piece.
 _LLAMA_WHOLE = re.compile(r"input \((\d+) tokens\) is too large .*batch size: (\d+)\)")
+# And of an image that is not what its header promised; vLLM says it in the same words.
+_BROKEN_IMAGE = "Failed to load image"
+# What vLLM says when the prompt does not have what the model reads as an image's place.
+_VLLM_PLACE = "Failed to apply prompt"
 # What vLLM says when the process behind its HTTP front has died.
 _VLLM_DEAD = "EngineCore encountered an issue"
 
@@ -107,6 +119,8 @@ def read_chunk(data: bytes) -> list[Event]:
         events.append(Progress(tokens, tokens, chunk.usage.cached))
     if (progress := chunk.prompt_progress) is not None:
         events.append(Progress(progress.total, progress.processed, progress.cache))
+    if chunk.content is not None:
+        events += _own_shape(chunk)
     for choice in chunk.choices:
         text = choice.text if choice.delta is None else choice.delta.content
         if text:
@@ -117,6 +131,21 @@ def read_chunk(data: bytes) -> list[Event]:
     if (usage := chunk.usage) is not None and chunk.is_last:
         events.append(Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached))
     return events
+
+
+# Why an answer ended, in llama.cpp's words and in OpenAI's.
+_ENDS = {"eos": "stop", "word": "stop", "limit": "length"}
+
+
+def _own_shape(chunk: _Chunk) -> Iterator[Event]:
+    """Read what llama.cpp says in a shape of its own; its log probabilities are a chat's."""
+    if chunk.content and chunk.prompt_progress is None:
+        tokens = chunk.completion_probabilities
+        yield Delta(chunk.content, {"content": tokens} if tokens else None, chunk.index)
+    if chunk.timings is not None:
+        yield Finish(_ENDS.get(chunk.stop_type or "", "stop"), chunk.index)
+        cached = int(chunk.timings.get("cache_n", 0))
+        yield Usage(chunk.tokens_evaluated, chunk.tokens_predicted, cached)
 
 
 def _one_shape(logprobs: Any) -> Any:
@@ -164,6 +193,18 @@ def _engine_error(error: _Error, status: int = 500) -> ServiceError:
         return _vllm_overflow(error.message, int(found[1]))
     if found := _LLAMA_WHOLE.search(error.message):
         return ContextLengthExceeded(int(found[1]), int(found[2]))
+    if _BROKEN_IMAGE in error.message:
+        return InvalidRequest(
+            "An image of the request is damaged: the engine cannot decode it. Send it anew.",
+            code="invalid_image",
+        )
+    if _VLLM_PLACE in error.message:
+        return InvalidRequest(
+            "This model's chat template writes an image in a way that vLLM does not know. Have the "
+            "owner of the service set another 'chat_template' for it.",
+            param="messages",
+            code="chat_template_error",
+        )
     if status in (400, 422) or error.code == 400:
         # Engines that name the cause (ours for MLX) are believed; llama.cpp repeats the status.
         code = error.code if isinstance(error.code, str) else None

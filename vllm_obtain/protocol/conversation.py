@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -20,10 +21,29 @@ class ImageURL(Struct, forbid_unknown_fields=True):
     detail: str = "auto"
 
 
-class ImagePart(Struct, tag="image_url", tag_field="type", forbid_unknown_fields=True):
+class ImagePart(Struct, tag="image_url", tag_field="type", forbid_unknown_fields=True, dict=True):
     """An image in a message, for models that can see."""
 
     image_url: ImageURL
+
+    @classmethod
+    def placed(cls, url: str, where: str, detail: str = "auto") -> ImagePart:
+        """Make one of what another API calls an image.
+
+        Args:
+            url: a data or http URL.
+            where: the field of the client's body that has it, for errors.
+            detail: as in OpenAI's API.
+        """
+        part = cls(ImageURL(url, detail))
+        # No field: a client's part has none, and it says nothing about what is asked.
+        vars(part)["where"] = where
+        return part
+
+    @property
+    def where(self) -> str | None:
+        """The field of the client's body, if it is not where the part stands."""
+        return vars(self).get("where")
 
 
 class CalledFunction(Struct, forbid_unknown_fields=True):
@@ -93,3 +113,14 @@ class ToolMessage(Struct, tag="tool", tag_field="role", forbid_unknown_fields=Tr
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+def images_in(messages: Sequence[Message]) -> list[tuple[ImagePart, str]]:
+    """The images of a conversation, in order, each with the name of the field that has it."""
+    return [
+        (part, part.where or f"messages[{index}].content[{number}].image_url")
+        for index, message in enumerate(messages)
+        if isinstance(message.content, list)
+        for number, part in enumerate(message.content)
+        if isinstance(part, ImagePart)
+    ]

@@ -30,7 +30,6 @@ from vllm_obtain.protocol.conversation import (
     CalledFunction,
     Content,
     ImagePart,
-    ImageURL,
     Message,
     SystemMessage,
     TextPart,
@@ -95,7 +94,7 @@ class _Conversation:
             if isinstance(block, ToolResultBlock):
                 self._result(block, f"{where}[{number}]")
             else:
-                parts.append(_part(block))
+                parts.append(_part(block, f"{where}[{number}]"))
         if parts:
             self._say(parts)
 
@@ -150,7 +149,12 @@ class _Conversation:
                 param=f"{where}.tool_use_id",
             )
         given = block.content or []
-        parts: Parts = [TextPart(given)] if isinstance(given, str) else [*map(_part, given)]
+        parts: Parts
+        if isinstance(given, str):
+            parts = [TextPart(given)]
+        else:
+            inside = f"{where}.content"
+            parts = [_part(each, f"{inside}[{number}]") for number, each in enumerate(given)]
         if block.is_error:
             parts = _marked(parts)
         self.messages.append(ToolMessage(_content(parts), block.tool_use_id, name))
@@ -164,13 +168,13 @@ def _marked(parts: Parts) -> Parts:
     return [TextPart("Error:"), *parts]
 
 
-def _part(block: ResultBlock) -> TextPart | ImagePart:
+def _part(block: ResultBlock, where: str) -> TextPart | ImagePart:
     if isinstance(block, TextBlock):
         return TextPart(block.text)
     if isinstance(block, DocumentBlock):
         heads = [text for text in (block.title, block.context) if text]
         return TextPart("\n".join([*heads, block.source.data]))
-    return ImagePart(ImageURL(_url(block)))
+    return ImagePart.placed(_url(block), f"{where}.source")
 
 
 def _url(block: ImageBlock) -> str:

@@ -17,7 +17,6 @@ from vllm_obtain.protocol.conversation import (
     Content,
     DeveloperMessage,
     ImagePart,
-    ImageURL,
     Message,
     SystemMessage,
     TextPart,
@@ -83,7 +82,7 @@ def image(encoded: str, where: str) -> ImagePart:
         raise InvalidRequest(
             f"Invalid '{where}': it is no PNG, JPEG, GIF or WebP image in Base64.", param=where
         )
-    return ImagePart(ImageURL(f"data:{kind};base64,{data}"))
+    return ImagePart.placed(f"data:{kind};base64,{data}", where)
 
 
 def content(text: str, images: Sequence[str] | None, where: str) -> Content:

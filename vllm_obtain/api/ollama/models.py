@@ -22,6 +22,7 @@ from vllm_obtain.api.ollama.requests import ShowBody
 from vllm_obtain.api.ollama.translate import LATEST
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
+from vllm_obtain.engines import sight
 from vllm_obtain.engines.choice import why_not
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.hardware import describe
@@ -73,7 +74,8 @@ def _capabilities(made: Services, model: Model) -> list[str]:
     if model.kind == "embedding":
         return ["embedding"]
     thinks = made.speaker(model).marks is not None
-    return ["completion", "tools", *["thinking"] * thinks]
+    sees = sight.why_not(model, made.settings) is None
+    return ["completion", "tools", *["thinking"] * thinks, *["vision"] * sees]
 
 
 def ps() -> Response:

@@ -34,7 +34,8 @@ def create() -> Response:
     asked, given = parse(request.get_data())
     kept = _kept()
     items = kept.resolve(given)
-    chat = to_chat(asked, [*kept.conversation(asked.previous_response_id), *items])
+    before = kept.conversation(asked.previous_response_id)
+    chat = to_chat(asked, [*before, *items], len(before))
     keep = partial(kept.keep, given=items)
     return answer(chat, partial(ResponsesRenderer, asked=asked, keep=keep))
 

@@ -45,13 +45,14 @@ _NAMES = {
 _LEVELS = re.compile(r"\.(?:json_schema|function|allowed_tools)\b")
 
 
-def to_chat(asked: Asked, items: Sequence[KeptItem]) -> ChatRequest:
+def to_chat(asked: Asked, items: Sequence[KeptItem], before: int = 0) -> ChatRequest:
     """Say in chat's words what a request asks for.
 
     Args:
         asked: the body.
         items: the whole conversation: what the previous response went on from, it itself, and
             the items of the body.
+        before: how many of them the body does not have itself.
 
     Raises:
         InvalidRequest: the conversation cannot be right.
@@ -59,7 +60,7 @@ def to_chat(asked: Asked, items: Sequence[KeptItem]) -> ChatRequest:
     """
     return ChatRequest(
         model=asked.model,
-        messages=_messages(asked.instructions, items),
+        messages=_messages(asked.instructions, items, before),
         stream=asked.stream,
         stream_options=_stream_options(asked),
         max_completion_tokens=asked.max_output_tokens,
@@ -130,18 +131,21 @@ def _named(tool: responses.NamedFunction) -> tools.NamedTool:
     return tools.NamedTool(tools.FunctionName(tool.name))
 
 
-def _messages(instructions: str | None, items: Sequence[KeptItem]) -> list[chat.Message]:
+def _messages(
+    instructions: str | None, items: Sequence[KeptItem], before: int
+) -> list[chat.Message]:
     made: list[chat.Message] = []
     if instructions:
         made.append(chat.SystemMessage(instructions))
     calls: set[str] = set()
-    for item in items:
+    for number, item in enumerate(items, -before):
+        where = f"input[{number}]" if number >= 0 else "previous_response_id"
         if isinstance(item, FunctionCallOutput):
-            made.append(_output(item, calls))
+            made.append(_output(item, calls, where))
         elif isinstance(item, Message) and item.role != "assistant":
-            made.append(_ROLES[item.role](_content(item.content)))
+            made.append(_ROLES[item.role](_content(item.content, f"{where}.content")))
         else:
-            _add(_turn(made, item), item)
+            _add(_turn(made, item), item, where)
             if isinstance(item, FunctionCall):
                 calls.add(item.call_id)
     for message in made:
@@ -156,14 +160,14 @@ def _messages(instructions: str | None, items: Sequence[KeptItem]) -> list[chat.
     return made
 
 
-def _output(item: FunctionCallOutput, calls: set[str]) -> chat.ToolMessage:
+def _output(item: FunctionCallOutput, calls: set[str], where: str) -> chat.ToolMessage:
     if item.call_id not in calls:
         raise InvalidRequest(
             f"No tool call found for function call output with call_id '{item.call_id}'. Send "
             "the 'function_call' item before it, or its response as 'previous_response_id'.",
             param="input",
         )
-    return chat.ToolMessage(_content(item.output), item.call_id)
+    return chat.ToolMessage(_content(item.output, f"{where}.output"), item.call_id)
 
 
 def _turn(
@@ -184,7 +188,7 @@ def _is_fresh(turn: chat.AssistantMessage) -> bool:
     return turn.content is None and turn.refusal is None and not turn.tool_calls
 
 
-def _add(turn: chat.AssistantMessage, item: Message | FunctionCall | Reasoning) -> None:
+def _add(turn: chat.AssistantMessage, item: Message | FunctionCall | Reasoning, where: str) -> None:
     if isinstance(item, FunctionCall):
         function = chat.CalledFunction(item.name, item.arguments)
         turn.tool_calls = [*(turn.tool_calls or ()), chat.ToolCall(item.call_id, function)]
@@ -196,7 +200,7 @@ def _add(turn: chat.AssistantMessage, item: Message | FunctionCall | Reasoning) 
         refusals = [part.refusal for part in item.content if isinstance(part, Refusal)]
         turn.refusal = "".join(refusals) or None
         parts = [part for part in item.content if not isinstance(part, Refusal)]
-        turn.content = _own_text(parts) if parts or not refusals else None
+        turn.content = _own_text(parts, f"{where}.content") if parts or not refusals else None
 
 
 def _thought(item: Reasoning) -> str:
@@ -207,22 +211,22 @@ def _thought(item: Reasoning) -> str:
     return "\n\n".join(part.text for part in item.summary)
 
 
-def _own_text(parts: Sequence[Part]) -> chat.Content:
+def _own_text(parts: Sequence[Part], where: str) -> chat.Content:
     """Join what the model said: its pieces follow each other without a break."""
-    said = _content(parts)
+    said = _content(parts, where)
     if isinstance(said, list) and all(isinstance(part, chat.TextPart) for part in said):
         return "".join(part.text for part in said if isinstance(part, chat.TextPart))
     return said
 
 
-def _content(content: str | Sequence[Part]) -> chat.Content:
+def _content(content: str | Sequence[Part], where: str) -> chat.Content:
     """Say parts in chat's words."""
     if isinstance(content, str):
         return content
     parts: list[chat.TextPart | chat.ImagePart] = []
-    for part in content:
+    for number, part in enumerate(content):
         if isinstance(part, InputImage):
-            parts.append(_image(part))
+            parts.append(_image(part, f"{where}[{number}]"))
         elif isinstance(part, Refusal):
             parts.append(chat.TextPart(part.refusal))
         else:
@@ -232,13 +236,14 @@ def _content(content: str | Sequence[Part]) -> chat.Content:
     return parts or ""
 
 
-def _image(part: InputImage) -> chat.ImagePart:
+def _image(part: InputImage, where: str) -> chat.ImagePart:
     if part.file_id is not UNSET:
         raise UnsupportedParameter(
-            "input", "Files are not kept here: send the image as a data URL, not as 'file_id'."
+            f"{where}.file_id", "Files are not kept here: send the image as a data URL."
         )
     if not isinstance(part.image_url, str):
         raise InvalidRequest(
-            "An 'input_image' needs its 'image_url', a data or http URL.", param="input"
+            "An 'input_image' needs its 'image_url', a data or http URL.",
+            param=f"{where}.image_url",
         )
-    return chat.ImagePart(chat.ImageURL(part.image_url, part.detail))
+    return chat.ImagePart.placed(part.image_url, f"{where}.image_url", part.detail)
