@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -51,6 +52,7 @@ class Service:
     ) -> None:
         self.port = free_port()
         self.folder = folder
+        self.context: ssl.SSLContext | None = None
         self.mark = uuid.uuid4().hex
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
@@ -71,7 +73,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -133,7 +135,7 @@ class Service:
             headers={"Content-Type": "application/json", **(headers or {})},
         )
         try:
-            with urllib.request.urlopen(asked, timeout=timeout) as answer:
+            with urllib.request.urlopen(asked, timeout=timeout, context=self.context) as answer:
                 return answer.status, _lower(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, _lower(error.headers), error.read()

@@ -16,6 +16,9 @@ LAYERS = [
     {
         "errors",
         "settings",
+        "setting_kinds",
+        "setting_sources",
+        "sealed",
         "model_file",
         "model_settings",
         "_host",
@@ -25,7 +28,7 @@ LAYERS = [
         "_log_lines",
         "cooperative",
     },
-    {"log", "hardware", "protocol"},
+    {"log", "hardware", "protocol", "access"},
     {"catalogue"},
     {"messages"},
     {"metrics", "engines", "chat", "images"},
@@ -33,7 +36,7 @@ LAYERS = [
     {"api"},
     {"announce"},
     {"launch", "gunicorn_conf", "doctor"},
-    {"cli"},
+    {"cli", "cli_keys", "cli_config"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

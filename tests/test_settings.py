@@ -34,6 +34,19 @@ EXAMPLE = ROOT / ".env.example"
         ("MODEL_ENGINES", "a=mlx,=vllm", "model=engine"),
         ("MODEL_ENGINES", "a=tpu", "mlx, vllm, llama_cpp"),
         ("DEVICE_TYPE", "tpu", "'auto', 'mps', 'cuda' or 'cpu'"),
+        ("KEYS_FILE", "~no-such-user-here/keys.json", "a path"),
+        ("PUBLIC_DOCS", "x", "a valid boolean"),
+        ("PUBLIC_METRICS", "x", "a valid boolean"),
+        ("CONFIG_KEY_FILE", "~no-such-user-here/key", "a path"),
+        ("TLS_CERTFILE", "~no-such-user-here/cert.pem", "a path"),
+        ("TLS_KEYFILE", "~no-such-user-here/key.pem", "a path"),
+        ("REQUESTS_PER_MINUTE", "-1", "greater than or equal to 0"),
+        ("TOKENS_PER_MINUTE", "many", "a valid integer"),
+        ("ALLOWED_HOSTS", "http://x.example", "names such as"),
+        ("CORS_ORIGINS", "x.example", "origins such as"),
+        ("CORS_ORIGINS", "https://x.example/", "origins such as"),
+        ("TRUSTED_PROXIES", "nginx", "addresses or networks"),
+        ("URL_PREFIX", "llm", "a path such as /llm"),
         ("MODELS_DIR", "~no-such-user-here/models", "a path"),
         ("MODEL_SETTINGS", "~no-such-user-here/models.toml", "a path"),
         ("LOG_DIR", "~no-such-user-here/logs", "a path"),
@@ -82,7 +95,7 @@ def test_a_bad_value_names_its_variable_and_what_is_allowed(
 def test_every_number_and_choice_is_tried_above() -> None:
     (marks,) = test_a_bad_value_names_its_variable_and_what_is_allowed.pytestmark
     tried = {name for name, *_ in marks.args[1]}
-    anything_goes = {"HOST", "DEFAULT_MODEL", "VLLM_PYTHON"}
+    anything_goes = {"API_KEYS", "HOST", "DEFAULT_MODEL", "VLLM_PYTHON"}
     assert tried | anything_goes == {name.upper() for name in Settings.model_fields}
 
 
@@ -159,5 +172,19 @@ def test_the_example_shows_every_variable_its_default_and_what_it_is() -> None:
             assert re.match(r"# \S.*\.$", lines[number - 1]), f"{name} has no comment above it"
     assert list(shown) == [name.upper() for name in Settings.model_fields]
     assert Settings.load(shown) == Settings.load({})
-    optional = {"EXTRA_ENGINES", "DEFAULT_MODEL", "MODEL_ENGINES", "VLLM_PYTHON", "VLLM_EXTRA_ARGS"}
+    optional = {
+        "API_KEYS",
+        "ALLOWED_HOSTS",
+        "CORS_ORIGINS",
+        "TRUSTED_PROXIES",
+        "URL_PREFIX",
+        "TLS_CERTFILE",
+        "TLS_KEYFILE",
+        "CONFIG_KEY_FILE",
+        "EXTRA_ENGINES",
+        "DEFAULT_MODEL",
+        "MODEL_ENGINES",
+        "VLLM_PYTHON",
+        "VLLM_EXTRA_ARGS",
+    }
     assert {name for name, value in shown.items() if not value} == optional

@@ -16,8 +16,9 @@ log = get_logger("vllm_obtain.models")
 _BANNER = """
 vllm-obtain is ready: {url}
   model   {model}  (engine: {engine})
-  try     curl {url}{path} -H 'Content-Type: application/json' -d '{body}'
+  try     curl {url}{path} {key}-H 'Content-Type: application/json' -d '{body}'
 """
+_KEY = "-H 'Authorization: Bearer <your key>' "
 _JOKE = "Tell me a joke."
 _CHAT: dict[str, object] = {"messages": [{"role": "user", "content": _JOKE}]}
 
@@ -30,7 +31,8 @@ def announce(made: Services) -> None:
     """
     host = made.settings.host
     address = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
-    url = f"http://{address}:{made.settings.port}"
+    scheme = "https" if made.settings.tls_certfile else "http"
+    url = f"{scheme}://{address}:{made.settings.port}{made.settings.url_prefix}"
     try:
         model = default_model(made.catalogue, made.settings)
     except ServiceError as error:
@@ -52,7 +54,9 @@ def announce(made: Services) -> None:
     if model.kind == "embedding":
         path, asked = "/v1/embeddings", {"input": _JOKE}
     shown = json.dumps({"model": model.name, **asked})
-    _say(_BANNER.format(url=url, path=path, model=model.name, engine=done.engine, body=shown))
+    key = _KEY if made.keys.required else ""
+    told = {"url": url, "path": path, "model": model.name, "engine": done.engine}
+    _say(_BANNER.format(**told, key=key, body=shown))
 
 
 def _warn(made: Services) -> None:

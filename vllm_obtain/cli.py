@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vllm_obtain import __version__
+from vllm_obtain import __version__, cli_config, cli_keys
 from vllm_obtain.doctor.report import collect
 from vllm_obtain.doctor.table import show
 from vllm_obtain.launch import launch
@@ -22,6 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+
+app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_config.app, name="config")
 
 
 class Mode(StrEnum):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+# Kinds of TLS records; the length of an encrypted alert, and that with the record's head.
+_ALERT, _DATA = 21, 23
+_SHORTEST = 19
+_RECORD = 5 + _SHORTEST
 
 # Of libev's five levels, -2 to 2.
 _FIRST, _IN_TURN = 2, 0
@@ -56,8 +62,10 @@ def has_ended(connection: Any) -> bool | None:
     """
     # A socket with a timeout waits, whatever the flags say; below gevent's there is one with none.
     raw = getattr(connection, "_sock", connection)
+    encrypted = hasattr(connection, "_sslobj")
     try:
-        return None if _peeked(raw) else True
+        seen = _peeked(raw)
+        return None if seen and not (encrypted and _is_farewell(seen)) else True
     except (BlockingIOError, InterruptedError):
         return False
     except (OSError, ValueError):
@@ -67,12 +75,26 @@ def has_ended(connection: Any) -> bool | None:
 def _peeked(connection: socket.socket) -> bytes:
     timeout = connection.gettimeout()
     if timeout == 0:
-        return connection.recv(1, socket.MSG_PEEK)
+        return _peek(connection)
     connection.settimeout(0)
     try:
-        return connection.recv(1, socket.MSG_PEEK)
+        return _peek(connection)
     finally:
         connection.settimeout(timeout)
+
+
+def _peek(connection: socket.socket) -> bytes:
+    # Not the object's own method: that of a TLS socket refuses flags.
+    return _socket.socket.recv(connection, _RECORD + 1, socket.MSG_PEEK)
+
+
+def _is_farewell(seen: bytes) -> bool:
+    """Whether what comes next on a TLS connection is an alert: its client closes it.
+
+    Since TLS 1.3 an alert looks like data, of the length that only two bytes have.
+    """
+    kind, length = seen[0], int.from_bytes(seen[3:5], "big")
+    return kind == _ALERT or (kind == _DATA and length == _SHORTEST and len(seen) == _RECORD)
 
 
 class Alarm(Protocol):

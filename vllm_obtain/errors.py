@@ -4,6 +4,12 @@ ServiceError
 ├── InvalidRequest          400  the request cannot be right; `param` names the field
 │   ├── UnsupportedParameter
 │   └── ContextLengthExceeded
+├── Unauthorized            401  no key, or one that is not known
+├── Forbidden               403
+│   ├── MissingScope             the key is for something else
+│   ├── KeysNeeded               there are no keys, so only this machine is served
+│   ├── HostNotAllowed           the client calls this service by a name that is not its own
+│   └── OriginNotAllowed         a web page from elsewhere
 ├── NotFound                404
 │   ├── ModelNotFound
 │   └── ResponseNotFound
@@ -11,6 +17,7 @@ ServiceError
 │   └── NotDone                  other services do that on this path
 ├── TooLarge                413
 ├── Overloaded              429/503  come back after `retry_after` seconds
+├── RateLimited             429  the caller has used up its minute
 ├── EngineFailed            502/503  an engine crashed or could not start
 ├── RequestTimeout          504
 └── InternalError           500  a fault of ours; only the request id goes out
@@ -21,7 +28,7 @@ ClientGone                       nobody is left to answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class SettingsError(Exception):
@@ -46,6 +53,7 @@ class ServiceError(Exception):
         status: the HTTP status; the class has a default.
         retry_after: seconds after which a retry has a chance; at most 120 is sent.
         retry: whether the official SDKs shall try again by themselves; None leaves it to them.
+        headers: more of the answer's headers.
     """
 
     status = 500
@@ -61,6 +69,7 @@ class ServiceError(Exception):
         status: int | None = None,
         retry_after: float | None = None,
         retry: bool | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -69,6 +78,7 @@ class ServiceError(Exception):
         self.status = status or type(self).status
         self.retry_after = retry_after
         self.retry = retry
+        self.headers = dict(headers or {})
 
 
 class InvalidRequest(ServiceError):
@@ -107,6 +117,45 @@ class ContextLengthExceeded(InvalidRequest):
             f"This model's context is {context} tokens, but the prompt has {found}. "
             f"Shorten it by at least {prompt_tokens - context + 1} tokens."
         )
+
+
+class Unauthorized(ServiceError):
+    """A key is needed, and this is none."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    """The service knows who asks, and does not do it for them."""
+
+    status = 403
+    type = "permission_error"
+
+
+class MissingScope(Forbidden):
+    """The key is good, but not for this."""
+
+    code = "missing_scope"
+
+
+class KeysNeeded(Forbidden):
+    """There are no keys, and the client is on another machine."""
+
+    code = "keys_needed"
+
+
+class HostNotAllowed(Forbidden):
+    """The name in `Host` is none of this machine's."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(Forbidden):
+    """A web page that is not ours, and that CORS_ORIGINS does not name."""
+
+    code = "origin_not_allowed"
 
 
 class NotFound(ServiceError):
@@ -174,6 +223,14 @@ class Overloaded(ServiceError):
     status = 429
     type = "rate_limit_error"
     code = "overloaded"
+
+
+class RateLimited(ServiceError):
+    """A key's requests or tokens per minute are used up."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class EngineFailed(ServiceError):

@@ -13,10 +13,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vllm_obtain import hardware, log
+from vllm_obtain.access import tls, weak
+from vllm_obtain.access.binding import require_keys
 from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
 from vllm_obtain.api.hasten import calm_collector, hasten
@@ -41,6 +44,8 @@ bind = f"{_settings.host}:{_settings.port}"
 workers = hardware.workers(_settings.workers)
 worker_class = _settings.worker_class
 worker_connections = _settings.worker_connections
+certfile = _settings.tls_certfile or None
+keyfile = _settings.tls_keyfile or None
 timeout = 300
 keepalive = 5
 # A worker that is being replaced finishes every request it has.
@@ -62,17 +67,34 @@ def on_starting(server: Any) -> None:
     os.environ.pop(FROZEN, None)
     try:
         settings = load_settings()
+        tls.context(settings)
+        require_keys(settings, [str(each[0]) for each in server.cfg.address if _is_tcp(each)])
         # A worker that comes later shall neither fail for a line that was written meanwhile, nor
         # take the supervisor's settings for other ones.
         os.environ[FROZEN] = settings.models.text
         if isinstance(address, tuple) and "GUNICORN_FD" not in os.environ:
             require_free(*address)
         log.configure(settings, "gateway")
+        weak.warn(settings, Path(".env"))
         log.close()
         hardware.device(settings.device_type)
         runtime.prepare(settings.port)
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
+
+
+def when_ready(server: Any) -> None:
+    """Look at what is listened on in the end: systemd may have handed over other sockets."""
+    names = [listener.sock.getsockname() for listener in server.LISTENERS]
+    try:
+        require_keys(load_settings(), [str(name[0]) for name in names if _is_tcp(name)])
+    except (SettingsError, StartError) as error:
+        sys.exit(str(error))
+
+
+def ssl_context(config: Any, default: Callable[[], Any]) -> Any:  # noqa: ARG001 - gunicorn's way
+    """Make what encrypts, as `access/tls.py` has it."""
+    return tls.tightened(default())
 
 
 def post_worker_init(worker: Any) -> None:
@@ -120,6 +142,10 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn pa
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _is_tcp(address: Any) -> bool:
+    return isinstance(address, tuple)
 
 
 def _count_connections(worker: Any, made: Services) -> None:

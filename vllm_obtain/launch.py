@@ -6,8 +6,11 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Literal, NoReturn
 
+from vllm_obtain.access import tls, weak
+from vllm_obtain.access.binding import require_keys
 from vllm_obtain.catalogue.embedded import ensure_a_model
 from vllm_obtain.engines.choice import warm
 from vllm_obtain.errors import ServiceError, SettingsError, StartError
@@ -26,6 +29,8 @@ def launch(mode: Mode, fetch: bool = True) -> NoReturn:
     try:
         settings = load_settings()
         if not _is_reloaded():
+            tls.context(settings)
+            require_keys(settings, [settings.host])
             require_free(settings.host, settings.port)
             if fetch:
                 ensure_a_model(settings.models_dir)
@@ -45,6 +50,8 @@ def serve_here() -> NoReturn:
     try:
         settings = load_settings()
         if not _is_reloaded():
+            tls.context(settings)
+            require_keys(settings, [settings.host])
             require_free(settings.host, settings.port)
         development(settings, reload=settings.debug)
     except (SettingsError, StartError, ServiceError) as error:
@@ -73,10 +80,19 @@ def development(settings: Settings, reload: bool) -> None:
             os.environ[OWNER_VARIABLE] = str(os.getpid())
             run_simple(settings.host, settings.port, _nothing, use_reloader=True)
             return
+    encryption = tls.context(settings)
     app = create_app(settings)
+    weak.warn(settings, Path(".env"))
     made = app.extensions[EXTENSION]
     threading.Thread(target=announce, args=(made,), daemon=True).start()
-    run_simple(settings.host, settings.port, app, threaded=True, use_reloader=reload)
+    run_simple(
+        settings.host,
+        settings.port,
+        app,
+        threaded=True,
+        use_reloader=reload,
+        ssl_context=encryption,
+    )
 
 
 def require_free(host: str, port: int) -> None:

@@ -33,6 +33,22 @@ class Join(Message, frozen=True):
     owner_start: float
 
 
+class Caller(Struct, frozen=True, array_like=True):
+    """Whose request it is.
+
+    Args:
+        id: the key's, empty where no keys are needed.
+        requests: how many it may send in a minute, 0 for any number.
+        tokens: how many it may have read and made in a minute, 0 for any number.
+        again: whether this request was counted already; it is not refused any more.
+    """
+
+    id: str
+    requests: int = 0
+    tokens: int = 0
+    again: bool = False
+
+
 class Acquire(Message, frozen=True):
     """Make this model ready and let me use it. → Granted or Refused. Closing gives it back.
 
@@ -42,6 +58,7 @@ class Acquire(Message, frozen=True):
         max_tokens: what the request asked for, None for as many as the context holds.
         timeout: seconds after which the answer is of no use.
         choices: how many answers the engine makes to the one prompt, `max_tokens` each.
+        caller: on whose account it goes, None for nobody's.
     """
 
     model: str
@@ -49,6 +66,13 @@ class Acquire(Message, frozen=True):
     max_tokens: int | None
     timeout: float
     choices: int = 1
+    caller: Caller | None = None
+
+
+class Spend(Message, frozen=True):
+    """Count a request that may need no lease. → Spent or Refused."""
+
+    caller: Caller
 
 
 class Settle(Message, frozen=True):
@@ -126,6 +150,7 @@ class Served(Struct, frozen=True, array_like=True):
         status: the HTTP status.
         seconds: from its arrival to its last byte.
         cache: `hit`, `miss` or empty.
+        key: the id of the caller's key, empty where there is none.
     """
 
     route: str
@@ -133,12 +158,17 @@ class Served(Struct, frozen=True, array_like=True):
     status: int
     seconds: float
     cache: str = ""
+    key: str = ""
 
 
 class Report(Message, frozen=True):
     """Requests a worker answered since its last report. No answer."""
 
     served: list[Served]
+
+
+class Usage(Message, frozen=True):
+    """Ask what each key took. → UsageReply."""
 
 
 class Recall(Message, frozen=True):
@@ -241,6 +271,7 @@ class Granted(Message, frozen=True):
         context: tokens one request may hold.
         tokens: how many may be generated before `Extend` is needed.
         loaded_at: when this engine process started; tells it from its successor.
+        headers: what is left to the caller, for its client; None without limits.
     """
 
     engine: str
@@ -249,6 +280,13 @@ class Granted(Message, frozen=True):
     context: int
     tokens: int
     loaded_at: float
+    headers: dict[str, str] | None = None
+
+
+class Spent(Message, frozen=True):
+    """It is counted; what is left to the caller, as headers for its client."""
+
+    headers: dict[str, str]
 
 
 class Extended(Message, frozen=True):
@@ -335,6 +373,22 @@ class MetricsReply(Message, frozen=True):
     text: str
 
 
+class KeyUsage(Struct):
+    """What a key took since the supervisor started; times in seconds since 1970."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    last_used: float | None = None
+
+
+class UsageReply(Message, frozen=True):
+    """What each key took, by its id."""
+
+    keys: dict[str, KeyUsage]
+
+
 class Remembered(Message, frozen=True):
     """An answer from the cache."""
 
@@ -364,6 +418,7 @@ class Refused(Message, frozen=True):
     param: str | None = None
     retry_after: float | None = None
     retry: bool | None = None
+    headers: dict[str, str] | None = None
 
     @classmethod
     def of(cls, error: ServiceError) -> Refused:
@@ -376,6 +431,7 @@ class Refused(Message, frozen=True):
             error.param,
             error.retry_after,
             error.retry,
+            error.headers or None,
         )
 
     def error(self) -> ServiceError:
@@ -387,6 +443,7 @@ class Refused(Message, frozen=True):
             status=self.status,
             retry_after=self.retry_after,
             retry=self.retry,
+            headers=self.headers,
         )
         made.type = self.type
         return made
@@ -395,6 +452,7 @@ class Refused(Message, frozen=True):
 Request = (
     Join
     | Acquire
+    | Spend
     | Settle
     | Extend
     | Release
@@ -403,6 +461,7 @@ Request = (
     | Status
     | Metrics
     | Report
+    | Usage
     | Recall
     | Remember
     | Keep
@@ -413,10 +472,12 @@ Request = (
 Reply = (
     Welcome
     | Granted
+    | Spent
     | Extended
     | Done
     | StatusReply
     | MetricsReply
+    | UsageReply
     | Remembered
     | Kept
     | Fetched

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,9 +23,10 @@ from pydantic import (
     WrapValidator,
 )
 
-from vllm_obtain import model_file
+from vllm_obtain import model_file, setting_kinds
 from vllm_obtain.errors import SettingsError
 from vllm_obtain.model_settings import ModelTable
+from vllm_obtain.setting_sources import gather
 
 Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
@@ -39,6 +39,12 @@ AUTO = 0
 # The text of the file MODEL_SETTINGS, handed to other processes: a worker that is started later
 # shall not read what has been written since.
 FROZEN = "VLLM_OBTAIN_MODEL_SETTINGS"
+
+# Says to another process of ours that its environment has all settings: no file is read.
+COMPLETE = "VLLM_OBTAIN_SETTINGS"
+
+# What no other process needs to know, and no message shows.
+SECRETS = frozenset({"api_keys"})
 
 _PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
 
@@ -65,6 +71,10 @@ def _path(value: object) -> object:
         return Path(value).expanduser().absolute() if isinstance(value, str) else value
     except RuntimeError:
         raise ValueError("Input should be a path; there is no such user") from None
+
+
+def _absolute(value: str) -> str:
+    return str(_path(value)) if value else ""
 
 
 def _or_auto(value: object, check: Callable[[Any], int]) -> int:
@@ -124,6 +134,20 @@ class Settings(BaseModel):
     worker_class: Annotated[Literal["gevent"], BeforeValidator(_lower)] = "gevent"
     worker_connections: int = Field(1000, ge=16, le=100_000)
 
+    api_keys: str = Field("", repr=False)
+    keys_file: AbsolutePath = Path("keys.json").absolute()
+    config_key_file: Annotated[str, AfterValidator(_absolute)] = ""
+    tls_certfile: Annotated[str, AfterValidator(_absolute)] = ""
+    tls_keyfile: Annotated[str, AfterValidator(_absolute)] = ""
+    requests_per_minute: int = Field(0, ge=0, le=10_000_000)
+    tokens_per_minute: int = Field(0, ge=0, le=1_000_000_000)
+    public_docs: bool = False
+    public_metrics: bool = False
+    allowed_hosts: Annotated[str, AfterValidator(setting_kinds.hosts)] = ""
+    cors_origins: Annotated[str, AfterValidator(setting_kinds.origins)] = ""
+    trusted_proxies: Annotated[str, AfterValidator(setting_kinds.networks)] = ""
+    url_prefix: Annotated[str, AfterValidator(setting_kinds.prefix)] = ""
+
     inference_engine: Annotated[str, BeforeValidator(_engine_name)] = "auto"
     engine_failover: bool = True
     extra_engines: Annotated[str, AfterValidator(_plugins)] = ""
@@ -173,15 +197,14 @@ class Settings(BaseModel):
 
         Args:
             environ: variables, such as `os.environ`; they win over the file.
-            dotenv: a `.env` file; one that does not exist is the same as none.
+            dotenv: a `.env` file, or where an encrypted one stands beside it; none need exist.
 
         Raises:
             SettingsError: a value is not allowed; the message names the variable and what is.
         """
-        merged: dict[str, str] = {}
-        if dotenv is not None:
-            merged = _read_file(dotenv)
-        merged.update(environ)
+        merged: Mapping[str, str] = environ
+        if COMPLETE not in environ:
+            merged = gather(environ, dotenv, [name.upper() for name in cls.model_fields])
         values = {
             name: merged[name.upper()].strip()
             for name in cls.model_fields
@@ -206,15 +229,35 @@ class Settings(BaseModel):
         return self.stream_pulse or None
 
     @property
+    def tokens(self) -> list[str]:
+        """The keys in API_KEYS."""
+        return setting_kinds.items(self.api_keys)
+
+    @property
+    def host_names(self) -> list[str]:
+        """ALLOWED_HOSTS as a list."""
+        return setting_kinds.items(self.allowed_hosts)
+
+    @property
+    def page_origins(self) -> list[str]:
+        """CORS_ORIGINS as a list."""
+        return setting_kinds.items(self.cors_origins)
+
+    @property
+    def proxies(self) -> list[str]:
+        """TRUSTED_PROXIES as a list."""
+        return setting_kinds.items(self.trusted_proxies)
+
+    @property
     def engine_plugins(self) -> dict[str, str]:
         """EXTRA_ENGINES as a mapping of engine name to `module:Class`."""
         pairs = (item.partition("=") for item in self.extra_engines.split(",") if item.strip())
         return {str(_engine_name(name)): target.strip() for name, _, target in pairs}
 
     def environ(self) -> dict[str, str]:
-        """Every setting as a variable, for another process to read as this one did."""
-        found = {name.upper(): str(value) for name, value in self}
-        found[FROZEN] = self.models.text
+        """Every setting but the secret ones as a variable, for another process to read."""
+        found = {name.upper(): str(value) for name, value in self if name not in SECRETS}
+        found |= {FROZEN: self.models.text, COMPLETE: "1"}
         return found | ({"WORKERS": "auto"} if self.workers == AUTO else {})
 
     @property
@@ -246,20 +289,12 @@ def load_settings() -> Settings:
     return Settings.load(os.environ, Path(".env"))
 
 
-def _read_file(dotenv: Path) -> dict[str, str]:
-    try:
-        if not dotenv.is_file():
-            return {}
-        return {k: v for k, v in dotenv_values(dotenv).items() if v is not None}
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{dotenv.absolute()} cannot be read: {error}.") from None
-
-
 def _explain(error: ValidationError, values: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
         said = problem["msg"].removeprefix("Value error, ")
         allowed = said.replace("Input should be ", "allowed: ")
-        lines.append(f"{name.upper()}={values.get(name, '')!r} is not allowed ({allowed}).")
+        shown = "..." if name in SECRETS else values.get(name, "")
+        lines.append(f"{name.upper()}={shown!r} is not allowed ({allowed}).")
     return "\n".join(lines)

@@ -171,7 +171,7 @@ def test_every_error_that_can_be_raised_has_a_text_and_a_route() -> None:
     for code, status in _raised():
         assert code in CODES, f"say in vllm_obtain/api/error_codes.py what {code} means"
         assert status in (None, CODES[code].status), code
-    told = {code for route in ROUTES for code in route.errors}
+    told = {code for route in ROUTES for code in route.codes}
     # What no route says: it is of those that there are not.
     assert set(CODES) - told == {"method_not_allowed", "not_supported"}
 

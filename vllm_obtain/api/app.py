@@ -7,7 +7,10 @@ import os
 from flask import Flask
 
 from vllm_obtain import log
-from vllm_obtain.api import errors, hooks
+from vllm_obtain.access.hosts import Hosts
+from vllm_obtain.access.keys import Keys
+from vllm_obtain.access.origins import Origins
+from vllm_obtain.api import edge, entry, errors, hooks
 from vllm_obtain.api.anthropic import dialect
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
@@ -41,12 +44,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(dialect.speak)
     app.before_request(ollama.dialect)
     hooks.register(app)
+    edge.register(app, settings)
+    entry.register(app, ROUTES)
     errors.register(app)
     _routes(app)
     return app
 
 
 def _services(settings: Settings) -> Services:
+    keys = Keys(settings)
     warm(settings)
     owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
     supervisor = Supervisor(settings, owner)
@@ -57,7 +63,17 @@ def _services(settings: Settings) -> Services:
     catalogue.models()
     connections = Connections(settings.worker_connections)
     flights = Flights(settings.pulse)
-    return Services(settings, catalogue, supervisor, reporter, connections, flights)
+    return Services(
+        settings,
+        catalogue,
+        supervisor,
+        reporter,
+        connections,
+        flights,
+        keys,
+        Hosts(settings),
+        Origins(settings),
+    )
 
 
 def _routes(app: Flask) -> None:

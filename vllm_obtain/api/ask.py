@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from vllm_obtain.api.account import Account
 from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.generate import MAX_ATTEMPTS, MAX_PROCESSES, RETRY_PAUSE
 from vllm_obtain.api.services import Services
@@ -37,6 +38,7 @@ class Ask(Generic[T]):
         model: what to ask.
         cancel: fires when nobody wants the answer any more.
         read: reads an answer, and says how many tokens the engine read for it.
+        account: on which it goes, None for nobody's.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Ask(Generic[T]):
         model: Model,
         cancel: Cancel,
         read: Callable[[Adapter, bytes], tuple[T, int]],
+        account: Account | None = None,
     ) -> None:
         self._made = made
         self._model = model
         self._cancel = cancel
         self._read = read
+        self._account = account
         self._deadline = time.monotonic() + made.settings.request_timeout
         self._process = 0.0  # when the engine process of the current lease started
         self.context = 0  # tokens of one request, known once an engine answered
@@ -115,11 +119,16 @@ class Ask(Generic[T]):
         left = max(0.0, self._deadline - time.monotonic())
         try:
             # The supervisor keeps the time; the second more is for its answer to arrive.
-            return line.ask(Acquire(self._model.name, tokens, 0, left), Granted, left + 1)
+            caller = self._account.introduce() if self._account else None
+            wanted = Acquire(self._model.name, tokens, 0, left, caller=caller)
+            granted = line.ask(wanted, Granted, left + 1)
         except TimeoutError:
             raise RequestTimeout("The supervisor did not answer in time.", retry=False) from None
         except OSError as error:
             raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
+        if self._account:
+            self._account.told(granted)
+        return granted
 
     @contextlib.contextmanager
     def _leased(self, line: Line) -> Iterator[_Came]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from flask import Response, g, request
 
-from vllm_obtain.api import pick
+from vllm_obtain.api import entry, pick
 from vllm_obtain.api.ask import Ask
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.services import Services, services
@@ -78,7 +78,7 @@ def vectors(
     rows: list[array[float]] = []
     tokens, cancel = 0, Cancel()
     with watched(request.environ, cancel):
-        ask = Ask(made, model, cancel, _read)
+        ask = Ask(made, model, cancel, _read, entry.account())
         # A lease for a few texts at a time: somebody with thousands is not served before others.
         for some in _pieces(inputs):
             found = _ask_for(ask, some, _bound(model, some), param, patient=bool(rows))

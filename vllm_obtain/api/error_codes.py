@@ -87,6 +87,36 @@ _ALL = (
         "The message has the template's own words: change the messages, or set `chat_template`.",
     ),
     ErrorCode(
+        "invalid_api_key",
+        401,
+        "The service needs an API key, and none was sent, or one that is not known or has expired.",
+        "Send one as `Authorization: Bearer` or `x-api-key`; `vllm-obtain keys create` makes one.",
+    ),
+    ErrorCode(
+        "missing_scope",
+        403,
+        "The key is not for this: loading, moving and unloading models, and keys, take `admin`.",
+        "Use a key with the scope that the message names.",
+    ),
+    ErrorCode(
+        "keys_needed",
+        403,
+        "There are no API keys, so only the service's own machine is served.",
+        "Make a key with `vllm-obtain keys create`, and send it.",
+    ),
+    ErrorCode(
+        "host_not_allowed",
+        403,
+        "The client calls this service by a name that is none of its machine's.",
+        "If the name is right, add it to ALLOWED_HOSTS.",
+    ),
+    ErrorCode(
+        "origin_not_allowed",
+        403,
+        "A web page from elsewhere asks, and there are no keys.",
+        "If it may, add its origin to CORS_ORIGINS.",
+    ),
+    ErrorCode(
         "not_found", 404, "There is no such route.", "`/docs` lists the routes that there are."
     ),
     ErrorCode(
@@ -133,6 +163,12 @@ _ALL = (
         429,
         "MAX_CONCURRENT_REQUESTS are running or waiting.",
         "Wait as long as `Retry-After` says.",
+    ),
+    ErrorCode(
+        "rate_limit_exceeded",
+        429,
+        "The key's requests or tokens per minute are used up.",
+        "Wait as long as `Retry-After` says; the `x-ratelimit-*` headers tell what is left.",
     ),
     ErrorCode(
         "internal_error",
@@ -212,10 +248,14 @@ _ALL = (
 
 CODES = {one.code: one for one in _ALL}
 
-# What routes have in common. Every route may fail by a fault of ours; those that machines ask
-# every few seconds are served on any connection.
+# What routes have in common; ANY and ADMIN come by a route's `access`.
+# Every route may fail by a fault of ours; those that machines ask every few seconds are served on
+# any connection.
 ALWAYS = ("internal_error",)
 USUAL = (*ALWAYS, "too_many_connections")
+ANY = ("invalid_api_key", "keys_needed", "host_not_allowed", "origin_not_allowed")
+LEAVE = ("missing_scope",)
+ADMIN = (*ANY, *LEAVE)
 BODY = (
     "invalid_json",
     "invalid_value",
@@ -247,6 +287,7 @@ ENGINE = (
     "unsupported_model",
     "context_length_exceeded",
     "overloaded",
+    "rate_limit_exceeded",
     "engine_failed",
     "engine_lost",
 )

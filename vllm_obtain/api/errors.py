@@ -39,6 +39,9 @@ def render(error: ServiceError) -> Response:
     )
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    response.headers.update(error.headers)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if error.retry is not None:
         response.headers["x-should-retry"] = "true" if error.retry else "false"
     return response

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Protocol
 
+from vllm_obtain.api.account import Account
 from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.stops import Stops
@@ -89,6 +90,7 @@ class Generation:
             None for never.
         leniency: what becomes of parameters that the engine cannot honour.
         keeper: for an answer that may have been given before.
+        account: on which it goes.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Generation:
         pulse: float | None = None,
         leniency: Leniency | None = None,
         keeper: Keeper | None = None,
+        account: Account | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._adapters = adapters
@@ -113,6 +116,7 @@ class Generation:
         self._tokens_left = 0
         self._reserved = 0  # tokens for the prompt, before its true length is known
         self._pulse = pulse
+        self._account = account
         self._leniency = leniency or Leniency(strict=True)
         self._keeper = keeper
         self._spoke = 0.0  # when something was yielded last, in monotonic seconds
@@ -240,13 +244,17 @@ class Generation:
             max_tokens=self._request.token_limit,
             timeout=left,
             choices=self._draws,
+            caller=self._account.introduce() if self._account else None,
         )
         keeper = self._keeper
         try:
             line.send(acquire if keeper is None else Recall(keeper.key, acquire))
-            return (yield from self._granted(line))
+            granted = yield from self._granted(line)
         except OSError as error:
             raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
+        if self._account and isinstance(granted, Granted):
+            self._account.told(granted)
+        return granted
 
     def _granted(self, line: Line) -> Generator[list[Event], None, Granted | Remembered]:
         # The supervisor keeps the time; the second more is for its answer to arrive.

@@ -50,6 +50,8 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
     response.headers["openai-processing-ms"] = str(int((time.monotonic() - g.began) * 1000))
+    if "account" in g:
+        response.headers.update(g.account.headers)
     if g.get("refused"):
         response.headers["Connection"] = "close"
     if "leniency" in g and g.leniency.ignored:
@@ -72,7 +74,7 @@ def _end(response: Response) -> Response:
 
 def _line(response: Response, cache: str) -> dict[str, Any]:
     rule = request.url_rule.rule if request.url_rule is not None else "(none)"
-    return {
+    line = {
         "method": request.method if rule != "(none)" else "(any)",
         "route": rule,
         "status": response.status_code,
@@ -80,12 +82,24 @@ def _line(response: Response, cache: str) -> dict[str, Any]:
         "request_id": g.request_id,
         "cache": cache,
     }
+    if "key" in g:
+        line["key"] = g.key.id
+    return line
 
 
 def _record(
     made: Services, line: dict[str, Any], seconds: float, tally: Any, model: str | None
 ) -> None:
-    made.reporter.add(Served(line["route"], line["method"], line["status"], seconds, line["cache"]))
+    made.reporter.add(
+        Served(
+            line["route"],
+            line["method"],
+            line["status"],
+            seconds,
+            line["cache"],
+            line.get("key", ""),
+        )
+    )
     if line["route"] in _QUIET and line["status"] < 400:
         return
     if tally is not None:

@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 from flask import Response, g, request
 
-from vllm_obtain.api import pick
+from vllm_obtain.api import entry, pick
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.defaults import fill
 from vllm_obtain.api.flights import Flight, key_of
@@ -113,13 +113,12 @@ def _check(asked: InferenceRequest) -> None:
 
 
 def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:
-    lenient = leniency()
+    lenient, billed = leniency(), entry.account()
 
     def generation(who: Cancel, keeper: Keeper | None = None) -> Generation:
         timeout, pulse = made.settings.request_timeout, made.settings.pulse
-        return Generation(
-            made.supervisor, made.adapter, model, task, who, timeout, pulse, lenient, keeper
-        )
+        more = (timeout, pulse, lenient, keeper, billed)
+        return Generation(made.supervisor, made.adapter, model, task, who, *more)
 
     def shared(flight: Flight) -> Generation:
         return generation(flight.cancel, flight)
@@ -128,15 +127,11 @@ def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: Exi
         made_now = generation(cancel)
         g.tally = made_now.tally
         return iter(made_now)
-    flight, known = made.flights.join(key_of(task, model, _api_key()), shared)
+    billed.spend(made.supervisor)
+    flight, known = made.flights.join(key_of(task, model, entry.owner()), shared)
     held.callback(made.flights.leave, flight)
     g.cache = lambda: "hit" if known or flight.recalled else "miss"
     return flight.follow(cancel)
-
-
-def _api_key() -> str:
-    """Whatever the client shows to be let in, in either of the headers in use."""
-    return request.headers.get("Authorization") or request.headers.get("x-api-key", "")
 
 
 def _is_cacheable(made: Services, asked: InferenceRequest) -> bool:

@@ -33,6 +33,22 @@ _HEADERS: dict[str, Schema] = {
         "description": "Seconds after which a retry has a chance, at most 120.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
+    **{
+        f"x-ratelimit-{what}-{of}": {
+            "description": f"{text} for this key; only where it has such a limit.",
+            "schema": {"type": "string"},
+        }
+        for of in ("requests", "tokens")
+        for what, text in (
+            ("limit", f"How many {of} a minute has"),
+            ("remaining", f"How many {of} are left"),
+            ("reset", f"How long until all {of} are there again, such as 1.5s"),
+        )
+    },
+    "WWW-Authenticate": {
+        "description": "How to show a key.",
+        "schema": {"type": "string", "enum": ["Bearer"]},
+    },
     "x-should-retry": {
         "description": "Whether to try again; the official SDKs obey it.",
         "schema": {"type": "string", "enum": ["true", "false"]},
@@ -47,16 +63,31 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string"},
     },
 }
+_RATES = [name for name in _HEADERS if name.startswith("x-ratelimit-")]
+_KEYS: dict[str, Schema] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key that `vllm-obtain keys create` made, where the service needs one.",
+    },
+    "x-api-key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-api-key",
+        "description": "The same key, as Anthropic's clients send it.",
+    },
+}
 _PHRASES = {200: "What was asked for.", 202: "It is under way.", 503: "Not ready."}
 _RETRIED = (429, 503)
 
 
-def describe(routes: Iterable[Route], tags: Mapping[str, str]) -> bytes:
+def describe(routes: Iterable[Route], tags: Mapping[str, str], prefix: str = "") -> bytes:
     """Write the description.
 
     Args:
         routes: all of them.
         tags: what each group of routes is for, in the order to show.
+        prefix: URL_PREFIX.
 
     Returns:
         JSON.
@@ -74,10 +105,16 @@ def describe(routes: Iterable[Route], tags: Mapping[str, str]) -> bytes:
                 "description": _ABOUT,
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
-            "servers": [{"url": "/"}],
+            "servers": [{"url": prefix or "/"}],
+            # Without any, where the service has no keys.
+            "security": [{}, *({name: []} for name in _KEYS)],
             "tags": [{"name": name, "description": text} for name, text in tags.items()],
             "paths": paths,
-            "components": {"schemas": _schemas(table), "headers": _HEADERS},
+            "components": {
+                "schemas": _schemas(table),
+                "headers": _HEADERS,
+                "securitySchemes": _KEYS,
+            },
             "x-errors": [code._asdict() for code in CODES.values()],
         }
     )
@@ -100,6 +137,8 @@ def _operation(route: Route) -> Schema:
         "tags": [route.tag],
         "responses": _responses(route),
     }
+    if route.access == "open":
+        made["security"] = []
     if route.details:
         made["description"] = route.details
     if parameters := [*_arguments(route), *_query(route)]:
@@ -160,8 +199,12 @@ def _responses(route: Route) -> dict[str, Schema]:
         text = "\n".join(f"- `{one.code}`: {one.meaning} {one.action}" for one in codes)
         made = _response(text, _content(_error(route, [one.code for one in codes])))
         made["headers"]["x-should-retry"] = _header("x-should-retry")
+        if status == 401:
+            made["headers"]["WWW-Authenticate"] = _header("WWW-Authenticate")
         if status in _RETRIED:
             made["headers"]["Retry-After"] = _header("Retry-After")
+        if "rate_limit_exceeded" in route.errors and status == 429:
+            made["headers"] |= {name: _header(name) for name in _RATES}
         responses[str(status)] = made
     return responses
 
@@ -176,6 +219,8 @@ def _good(route: Route) -> Schema:
     made = _response(_PHRASES[200], content)
     if route.events is not None:
         made["headers"] |= {name: _header(name) for name in ("X-Cache", "X-Ignored-Parameters")}
+    if "rate_limit_exceeded" in route.errors:
+        made["headers"] |= {name: _header(name) for name in _RATES}
     return made
 
 

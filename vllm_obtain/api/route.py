@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from vllm_obtain.api import error_codes as refusals
 from vllm_obtain.api.answers import ErrorBody
 
+# Who may use a route: everybody; whoever has a key, or one with the scope `admin`; and everybody
+# where PUBLIC_DOCS or PUBLIC_METRICS says so.
+Access = Literal["open", "inference", "admin", "docs", "metrics"]
+
+_REFUSALS: dict[str, tuple[str, ...]] = {"open": (), "admin": refusals.ADMIN}
 _ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
@@ -37,6 +43,7 @@ class Route:
         example: a body that works, for whoever tries the route.
         details: what a reader should know besides, in a sentence or two.
         kept: whether clients may keep the answer and ask whether it changed (304).
+        access: who may use it.
     """
 
     method: str
@@ -57,6 +64,7 @@ class Route:
     example: Mapping[str, Any] | None = None
     details: str = ""
     kept: bool = False
+    access: Access = "inference"
 
     @property
     def template(self) -> str:
@@ -75,6 +83,7 @@ class Route:
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """The codes of all its errors; a path whose variable holds a line break is of no route."""
+        """The codes of all its errors: its own, and those of whoever may not use it."""
+        # A path whose variable holds a line break is of no route.
         more = ("not_found",) if self.variables and "not_found" not in self.errors else ()
-        return self.errors + more
+        return self.errors + more + _REFUSALS.get(self.access, refusals.ANY)

@@ -12,6 +12,7 @@ from flask import Response
 from vllm_obtain.api import (
     embeddings,
     inference,
+    keys,
     models,
     openapi,
     pages,
@@ -34,6 +35,7 @@ from vllm_obtain.api.anthropic import table as anthropic
 from vllm_obtain.api.ollama import table as ollama
 from vllm_obtain.api.responses import table as responses
 from vllm_obtain.api.route import Route
+from vllm_obtain.api.services import services
 from vllm_obtain.cooperative import aside
 from vllm_obtain.protocol.answers import ChatChunk, ChatCompletion, TextCompletion
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
@@ -59,14 +61,15 @@ TAGS = {
 
 
 @cache
-def _described() -> bytes:
+def _described(prefix: str) -> bytes:
     # Once per process, when somebody asks for it: it takes some 20 ms.
-    return openapi.describe(ROUTES, TAGS)
+    return openapi.describe(ROUTES, TAGS, prefix)
 
 
 def description() -> Response:
     """GET /openapi.json."""
-    return pages.kept(aside(_described), "application/json")
+    prefix = services().settings.url_prefix
+    return pages.kept(aside(lambda: _described(prefix)), "application/json")
 
 
 INFERENCE = [
@@ -194,6 +197,7 @@ MODELS = [
         errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.MODEL, *codes.LOAD),
         also={202: ModelStage},
         example={"model_name": "smollm2-135m"},
+        access="admin",
         details="Answers when the model is ready, or with `wait` false at once: 202 while it is on "
         "its way. Requests that run are not disturbed.",
     ),
@@ -207,6 +211,7 @@ MODELS = [
         body=models.UnloadBody,
         errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.MODEL, *codes.LOAD),
         example={"model_name": "smollm2-135m"},
+        access="admin",
         details="Answers when it has finished its requests and is gone. The next request for it "
         "loads it again.",
     ),
@@ -221,6 +226,7 @@ SERVICE = [
         "Service",
         answer=Health,
         errors=codes.ALWAYS,
+        access="open",
         details="Answers at once, whatever the engines do.",
     ),
     Route(
@@ -231,6 +237,7 @@ SERVICE = [
         "Service",
         answer=Ready,
         errors=codes.ALWAYS,
+        access="open",
         also={503: Ready},
     ),
     Route(
@@ -244,12 +251,25 @@ SERVICE = [
     ),
     Route(
         "GET",
+        "/v1/system/keys",
+        keys.index,
+        "List the API keys and what each of them took.",
+        "Service",
+        answer=keys.KeyList,
+        errors=(*codes.USUAL, *codes.SUPERVISOR),
+        access="admin",
+        details="Counted since the supervisor started: answered requests, and the tokens that "
+        "engines read and made for them.",
+    ),
+    Route(
+        "GET",
         "/metrics",
         system.metrics,
         "All numbers, for Prometheus.",
         "Service",
         answer="text/plain; version=0.0.4; charset=utf-8",
         errors=(*codes.ALWAYS, *codes.SUPERVISOR),
+        access="metrics",
     ),
     Route(
         "GET",
@@ -272,6 +292,7 @@ DESCRIPTION = [
         answer=dict,
         errors=codes.USUAL,
         kept=True,
+        access="docs",
     ),
     Route(
         "GET",
@@ -282,6 +303,7 @@ DESCRIPTION = [
         answer="text/html; charset=utf-8",
         errors=codes.USUAL,
         kept=True,
+        access="docs",
     ),
     Route(
         "GET",
@@ -293,6 +315,7 @@ DESCRIPTION = [
         errors=(*codes.USUAL, "not_found"),
         arguments={"file": "`style.css` or `script.js`."},
         kept=True,
+        access="docs",
     ),
 ]
 

@@ -7,6 +7,9 @@ from typing import cast
 
 from flask import current_app
 
+from vllm_obtain.access.hosts import Hosts
+from vllm_obtain.access.keys import Keys
+from vllm_obtain.access.origins import Origins
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
@@ -31,6 +34,9 @@ class Services:
     reporter: Reporter
     connections: Connections
     flights: Flights
+    keys: Keys
+    hosts: Hosts
+    origins: Origins
     _adapters: dict[str, Adapter] = field(default_factory=dict)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from flask import Response, g, request
 
-from vllm_obtain.api import pick
+from vllm_obtain.api import entry, pick
 from vllm_obtain.api.ask import Ask
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.services import Services, services
@@ -84,7 +84,7 @@ def text_of(made: Services, model: Model, tokens: list[int]) -> str:
 
     g.model, cancel = model.name, Cancel()
     with watched(request.environ, cancel):
-        return Ask(made, model, cancel, read)(0, question)
+        return Ask(made, model, cancel, read, entry.account())(0, question)
 
 
 def prompt_of(made: Services, model: Model, asked: ChatRequest) -> str:
@@ -114,7 +114,7 @@ def _tokenize(
 
     g.model, cancel = model.name, Cancel()
     with watched(request.environ, cancel):
-        ask = Ask(made, model, cancel, read)
+        ask = Ask(made, model, cancel, read, entry.account())
         found = ask(0, question)
     if texts and found.texts is None:
         found = Tokens(found.ids, [])

@@ -18,7 +18,7 @@ import msgspec
 from vllm_obtain import messages
 from vllm_obtain.cooperative import has_ended, serve_first
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.settings import Settings
+from vllm_obtain.settings import SECRETS, Settings
 from vllm_obtain.supervisor import runtime
 from vllm_obtain.supervisor.owners import started
 from vllm_obtain.supervisor.wire import Frames, frame
@@ -29,6 +29,7 @@ SPARE_LINES = 64
 # Whoever holds the lock may be waiting for an old supervisor to end, before it starts one.
 LOCK_TIMEOUT = 60.0
 
+_SECRETS = {name.upper() for name in SECRETS}
 _decode = msgspec.msgpack.Decoder(messages.Reply).decode
 R = TypeVar("R", bound=messages.Message)
 
@@ -235,8 +236,10 @@ class Supervisor:
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        # Every setting, so that it runs with ours wherever they came from.
-        env = {**os.environ, **self._settings.environ(), "PYTHONPATH": os.pathsep.join(paths)}
+        # Every setting, so that it runs with ours wherever they came from; but no key: engines
+        # inherit what it has, and none of them lets anybody in.
+        kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+        env = {**kept, **self._settings.environ(), "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-m", "vllm_obtain.supervisor"]
         owner = [str(self._owner), repr(_start_time(self._owner))]
         try:

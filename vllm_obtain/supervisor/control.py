@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from vllm_obtain import messages
 from vllm_obtain.errors import InternalError, ServiceError
 from vllm_obtain.log import get_logger
+from vllm_obtain.supervisor.accounts import Bill
 from vllm_obtain.supervisor.desk import Desk
 from vllm_obtain.supervisor.lease import Lease
 from vllm_obtain.supervisor.states import State
@@ -31,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._lease: Lease | None = None
+        self._bill: Bill | None = None
         self._leading: bytes | None = None
         self._identity = "", b""
 
@@ -88,18 +92,26 @@ class Connection(asyncio.Protocol):
     def _acquire(self, message: messages.Acquire) -> None:
         if self._lease is not None or self._busy:
             raise BrokenFrame("a second Acquire before the end of the first")
-        lease = self._desk.leases.try_acquire(message)
+        bill = self._desk.accounts.bill(message)
+        with _cancelled(bill):
+            lease = self._desk.leases.try_acquire(message)
         if lease is None:
-            self._later(lambda: self._wait_for_lease(message))
+            self._later(lambda: self._wait_for_lease(message, bill))
         else:
-            self._grant(lease)
+            self._grant(lease, bill)
 
-    async def _wait_for_lease(self, message: messages.Acquire) -> None:
-        self._grant(await self._desk.leases.acquire(message))
+    async def _wait_for_lease(self, message: messages.Acquire, bill: Bill | None) -> None:
+        with _cancelled(bill):
+            lease = await self._desk.leases.acquire(message)
+        self._grant(lease, bill)
 
-    def _grant(self, lease: Lease) -> None:
-        self._lease = lease
-        self._send(lease.granted)
+    def _grant(self, lease: Lease, bill: Bill | None) -> None:
+        self._lease, self._bill = lease, bill
+        headers = bill.headers if bill is not None else None
+        self._send(replace(lease.granted, headers=headers) if headers else lease.granted)
+
+    def _spend(self, message: messages.Spend) -> None:
+        self._send(messages.Spent(self._desk.accounts.spend(message)))
 
     def _settle(self, message: messages.Settle) -> None:
         if self._lease is not None:
@@ -113,6 +125,9 @@ class Connection(asyncio.Protocol):
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.release(message)
+        bill, self._bill = self._bill, None
+        if bill is not None:
+            bill.settle(message)
 
     def _load(self, message: messages.Load) -> None:
         async def load() -> None:
@@ -149,6 +164,10 @@ class Connection(asyncio.Protocol):
 
     def _report(self, message: messages.Report) -> None:
         self._desk.numbers.served(message.served)
+        self._desk.accounts.served(message.served)
+
+    def _usage(self, _: messages.Usage) -> None:
+        self._send(messages.UsageReply(self._desk.accounts.usage))
 
     def _recall(self, message: messages.Recall) -> None:
         if self._leading is not None or self._busy:
@@ -165,7 +184,7 @@ class Connection(asyncio.Protocol):
 
     async def _follow(self, key: bytes, acquire: messages.Acquire) -> None:
         if self._leads(key, await self._desk.answers.follow(key)):
-            await self._wait_for_lease(acquire)
+            await self._wait_for_lease(acquire, self._desk.accounts.bill(acquire))
 
     def _leads(self, key: bytes, answer: bytes | None) -> bool:
         """Tell an answer, or else note who has to find it."""
@@ -225,9 +244,21 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
+@contextlib.contextmanager
+def _cancelled(bill: Bill | None) -> Iterator[None]:
+    """Give back what was taken for a lease that did not come about."""
+    try:
+        yield
+    except BaseException:
+        if bill is not None:
+            bill.cancel()
+        raise
+
+
 _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.Join: Connection._join,
     messages.Acquire: Connection._acquire,
+    messages.Spend: Connection._spend,
     messages.Settle: Connection._settle,
     messages.Extend: Connection._extend,
     messages.Release: Connection._release,
@@ -236,6 +267,7 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.Status: Connection._status,
     messages.Metrics: Connection._metrics,
     messages.Report: Connection._report,
+    messages.Usage: Connection._usage,
     messages.Recall: Connection._recall,
     messages.Remember: Connection._remember,
     messages.Keep: Connection._keep,

@@ -11,6 +11,7 @@ from vllm_obtain import messages
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.metrics import Gauges, Numbers
 from vllm_obtain.settings import Settings
+from vllm_obtain.supervisor.accounts import Accounts
 from vllm_obtain.supervisor.answers import Answers
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.kept import KeptResponses
@@ -34,6 +35,7 @@ class Desk:
         self, settings: Settings, catalogue: Catalogue, folder: Path, version: str
     ) -> None:
         self.numbers = Numbers()
+        self.accounts = Accounts()
         self.meter = Meter()
         self.pool = Pool(settings, catalogue, folder, self.numbers, self.meter)
         self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)

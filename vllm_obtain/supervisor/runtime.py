@@ -24,13 +24,22 @@ CONTROL = "control.sock"
 # Settings that only the gateway reads: a change in them leaves engines alone.
 _GATEWAY_ONLY = frozenset(
     "host workers worker_class worker_connections request_timeout max_body_mb "
-    "enable_caching".split()
+    "enable_caching api_keys keys_file public_docs public_metrics allowed_hosts cors_origins "
+    "trusted_proxies url_prefix requests_per_minute tokens_per_minute "
+    "tls_certfile tls_keyfile config_key_file".split()
 )
 # Beside the folder and never removed: a lock on a removed file locks nothing.
 START_LOCK = ".lock"
 RECYCLE = "recycle"
 # What the supervisor runs besides itself: a change in the gateway alone leaves engines alone.
-_SOURCES = ("*.py", "catalogue/**/*.py", "engines/*.py", "protocol/*.py", "supervisor/*.py")
+_SOURCES = (
+    "*.py",
+    "access/*.py",
+    "catalogue/**/*.py",
+    "engines/*.py",
+    "protocol/*.py",
+    "supervisor/*.py",
+)
 
 
 def folder(port: int) -> Path:

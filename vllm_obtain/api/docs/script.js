@@ -226,9 +226,15 @@ function address(path, operation, inputs) {
   return root() + path + (query.size ? `?${query}` : "");
 }
 
+// The key that was typed in, as a header.
+function keyed() {
+  const key = document.getElementById("key").value.trim();
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
 async function ask(url, method, body, signal, { line, said, shown }) {
   const began = performance.now();
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const headers = { ...keyed(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   const response = await fetch(url, { method: method.toUpperCase(), headers, body, signal, cache: "no-store" });
   const tell = (more) => line.replaceChildren(
     make("span", { class: `status ${response.ok ? "good" : "bad"}` }, `${response.status}`),

@@ -14,7 +14,7 @@ from vllm_obtain.api.ollama.answers import EmbedAnswer, EmbeddingAnswer
 from vllm_obtain.api.ollama.models import context_of, find, reply
 from vllm_obtain.api.ollama.options import check_context, sampling
 from vllm_obtain.api.ollama.requests import EmbedBody, EmbeddingsBody
-from vllm_obtain.api.ollama.routes import leave_after
+from vllm_obtain.api.ollama.routes import leave_after, may_leave
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import UnsupportedParameter
@@ -50,6 +50,7 @@ def embeddings() -> Response:
 
 
 def _model(made: Services, body: EmbedBody | EmbeddingsBody) -> Model:
+    may_leave(body.keep_alive)
     model = pick.embedder(made, find(made, body.model).name)
     g.model = model.name
     for name in sampling(body.options):

@@ -11,6 +11,8 @@ from functools import partial
 import msgspec
 from flask import Response, g, request
 
+from vllm_obtain.access.key import ADMIN
+from vllm_obtain.api import entry
 from vllm_obtain.api.inference import answer
 from vllm_obtain.api.ollama import translate
 from vllm_obtain.api.ollama.answers import ChatAnswer, GenerateAnswer, MessageAnswer, now
@@ -77,6 +79,12 @@ def generate() -> Response:
     return _made(made, model, body, translate.generate(body), GenerateRenderer)
 
 
+def may_leave(keep_alive: KeepAlive | None) -> None:
+    """Refuse a wish to unload a model that is not the caller's to have."""
+    if translate.seconds(keep_alive) == 0:
+        entry.require(ADMIN, "Unloading a model ('keep_alive' 0)")
+
+
 def leave_after(response: Response, made: Services, model: Model, keep_alive: KeepAlive) -> None:
     """Unload a model when an answer is out, if its client wants that.
 
@@ -106,6 +114,7 @@ def _made(
     if body.options is not None and body.options.num_ctx is not None:
         check_context(body.options, context_of(made, model))
     asked.model = model.name
+    may_leave(body.keep_alive)
     response = answer(asked, partial(_renderer, body.model, kind))
     if body.keep_alive is not None:
         leave_after(response, made, model, body.keep_alive)
@@ -125,6 +134,7 @@ def _renderer(
 def _bring_or_take(made: Services, model: Model, keep_alive: KeepAlive | None) -> str:
     """Load a model, or unload it; says which."""
     g.model = model.name
+    may_leave(keep_alive)
     if translate.seconds(keep_alive) == 0:
         _take(made, model)
         return "unload"

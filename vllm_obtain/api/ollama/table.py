@@ -14,7 +14,7 @@ _streaming = partial(
     _row,
     events_type="application/x-ndjson",
     events_when="Lines of JSON, unless `stream` is false.",
-    errors=codes.GENERATE,
+    errors=(*codes.GENERATE, *codes.LEAVE),
 )
 
 ROUTES = [
@@ -60,7 +60,7 @@ ROUTES = [
         "Turn texts into vectors of length 1.",
         answer=answers.EmbedAnswer,
         body=requests.EmbedBody,
-        errors=codes.ENGINE,
+        errors=(*codes.ENGINE, *codes.LEAVE),
         example={"model": "all-minilm", "input": ["Why is the sky blue?"]},
         details="The model has to be an embedding model.",
     ),
@@ -71,7 +71,7 @@ ROUTES = [
         "Turn one text into a vector; the older form.",
         answer=answers.EmbeddingAnswer,
         body=requests.EmbeddingsBody,
-        errors=codes.ENGINE,
+        errors=(*codes.ENGINE, *codes.LEAVE),
         example={"model": "all-minilm", "prompt": "Why is the sky blue?"},
     ),
     _row(

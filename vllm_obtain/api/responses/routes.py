@@ -9,6 +9,7 @@ import msgspec
 from flask import Response, g, request
 from msgspec import Meta, Struct
 
+from vllm_obtain.api import entry
 from vllm_obtain.api.inference import answer
 from vllm_obtain.api.responses.asked import parse
 from vllm_obtain.api.responses.render import ResponsesRenderer
@@ -94,7 +95,7 @@ def _page() -> Page:
 
 
 def _kept() -> Responses:
-    return Responses(services().supervisor, request.headers.get("Authorization", ""))
+    return Responses(services().supervisor, entry.owner())
 
 
 def _json(body: bytes) -> Response:

@@ -1,0 +1,23 @@
+"""A service with keys, on the fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.access.helpers import Guarded
+
+
+@pytest.fixture(scope="package")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """Shared by tests that leave its keys alone."""
+    with Guarded(tmp_path_factory.mktemp("guarded")) as made:
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A MODELS_DIR with a model for the fake engine."""
+    return tmp_path

@@ -1,0 +1,1 @@
+"""Who may use the service, and how much: keys, addresses, limits. Knows nothing of HTTP."""
