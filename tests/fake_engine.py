@@ -34,6 +34,7 @@ class FakeAdapter(LlamaCpp):
     """Accepts every model; asks and is asked as llama.cpp."""
 
     name = "fake"
+    overhead_bytes = 16 * 2**20
 
     def missing(self) -> str | None:
         """Say that it is there."""

@@ -43,9 +43,14 @@ class Switches:
         error_after_tokens: it reports an error in its stream after so many tokens.
         crash_before_first_byte: it ends when it is asked.
         crash_after_tokens: it ends after so many tokens.
+        crash_signal: the signal that ends it when it crashes; it exits with status 9 without one.
+        only_on: the trouble befalls prompts with this word only.
         crash_once: a file; a crash happens only while that does not exist, and makes it.
         hang_before_first_byte: a file; it hangs until that exists.
         hang_after_tokens: it hangs after so many tokens until the client goes.
+        freeze_after_tokens: the whole process stops (SIGSTOP) after so many tokens.
+        grow_mib: memory that it takes for good with each token, in MiB.
+        prompt_seconds: how long it reads a prompt; it makes steps meanwhile, and tells nothing.
         garbage_chunk: it sends what is no chunk.
         lacks: what its streams are without: `end` (of the choices) or `usage`.
         pace: seconds before each token.
@@ -70,14 +75,25 @@ class Switches:
     error_after_tokens: int | None = None
     crash_before_first_byte: bool = False
     crash_after_tokens: int | None = None
+    crash_signal: int = 0
+    only_on: str = ""
     crash_once: str = ""
     hang_before_first_byte: str = ""
     hang_after_tokens: int | None = None
+    freeze_after_tokens: int | None = None
+    grow_mib: int = 0
+    prompt_seconds: float = 0.0
     garbage_chunk: bool = False
     lacks: str = ""
     pace: float = 0.0
     request_log: str = ""
     body_log: str = ""
+
+    def spared(self) -> Switches:
+        """What holds for a request that no trouble befalls."""
+        if not self.only_on:
+            return Switches()
+        return Switches(pace=self.pace, request_log=self.request_log)
 
     @classmethod
     def read(cls, path: str | Path) -> Switches:
@@ -98,6 +114,9 @@ class Server:
     def __init__(self, switches: Switches) -> None:
         self.switches = switches
         self._writing = threading.Lock()
+        self.steps = 0
+        self.hoard: list[bytes] = []
+        self.running = 0
         self.barrier = threading.Barrier(switches.barrier) if switches.barrier else None
 
     def serve(self, path: str) -> None:
@@ -115,10 +134,16 @@ class Server:
             with self._writing, Path(self.switches.request_log).open("a") as file:
                 file.write(line + "\n")
 
+    def _metrics(self) -> str:
+        counted = f"llamacpp:n_decode_total {self.steps}\n"
+        return f"# HELP x y\n{counted}llamacpp:requests_processing {self.running}\n"
+
     def _talk(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             method, path, body = read_request(client)
-            if method == "GET":
+            if path == "/metrics":
+                answer_text(client, self._metrics())
+            elif method == "GET":
                 ready = not self.switches.never_ready
                 answer(client, 200 if ready else 503, {"status": "ok" if ready else "loading"})
             elif path == "/tokenize":
@@ -138,7 +163,8 @@ class Completion:
         prompt = body["messages"][-1]["content"] if self._chat else str(body["prompt"])
         self._words = last_message(prompt).split() or ["nothing"]
         self._warm_up = prompt == "Hello" and not server.switches.warm_up_too
-        self._switches = Switches() if self._warm_up else server.switches
+        spared = self._warm_up or server.switches.only_on not in prompt
+        self._switches = server.switches.spared() if spared else server.switches
         self._sent = 0
         self._begun = False
 
@@ -148,6 +174,7 @@ class Completion:
             with Path(self._switches.body_log).open("a") as file:
                 file.write(json.dumps(self._body) + "\n")
         self._note("arrived")
+        self._server.running += 1
         try:
             self._trouble_before()
             if self._switches.error is not None:
@@ -157,6 +184,8 @@ class Completion:
             self._note(f"done {self._sent}")
         except (ClientGone, OSError):
             self._note(f"cancelled {self._sent}")
+        finally:
+            self._server.running -= 1
 
     def _stream(self) -> None:
         words, limit = self._words, int(self._body["max_tokens"])
@@ -168,6 +197,9 @@ class Completion:
             for index in choices:
                 self._choice(word + " ", None, index)
             self._sent += 1
+            self._server.steps += 1
+            if self._switches.grow_mib:
+                self._server.hoard.append(b"x" * (self._switches.grow_mib << 20))
         self._trouble()
         for index in choices:
             # Each choice's tokens behind its end, as llama.cpp tells them.
@@ -184,7 +216,11 @@ class Completion:
         if self._server.barrier is not None and not self._warm_up:
             self._server.barrier.wait(timeout=30)
         if switches.crash_before_first_byte and first_time(switches.crash_once):
-            os._exit(9)
+            crash(switches)
+        end = time.monotonic() + switches.prompt_seconds
+        while switches.prompt_seconds and time.monotonic() < end:
+            self._server.steps += 1
+            time.sleep(POLL)
         if switches.hang_before_first_byte:
             self._wait(Path(switches.hang_before_first_byte).exists)
 
@@ -192,9 +228,11 @@ class Completion:
         """Do what the switches say has to happen after this many tokens."""
         switches, now = self._switches, self._sent
         if switches.crash_after_tokens == now and first_time(switches.crash_once):
-            os._exit(9)
+            crash(switches)
         if switches.hang_after_tokens == now:
             self._wait(lambda: False)
+        if switches.freeze_after_tokens == now and first_time(switches.crash_once):
+            os.kill(os.getpid(), signal.SIGSTOP)
         if switches.garbage_chunk:
             self._chunk(b"data: {not json\n\n")
         if switches.error_after_tokens == now:
@@ -264,6 +302,20 @@ def answer(client: socket.socket, status: int, body: dict[str, Any]) -> None:
     data = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} Fake\r\nContent-Type: application/json\r\n"
     client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+
+
+def crash(switches: Switches) -> None:
+    """End now."""
+    if switches.crash_signal:
+        os.kill(os.getpid(), switches.crash_signal)
+        time.sleep(10)
+    os._exit(9)
+
+
+def answer_text(client: socket.socket, text: str) -> None:
+    """Send a whole answer that is no JSON."""
+    head = "HTTP/1.1 200 Fake\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    client.sendall((head + text).encode())
 
 
 def first_time(marker: str) -> bool:

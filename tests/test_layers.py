@@ -35,6 +35,7 @@ LAYERS = [
     {"supervisor"},
     {"api"},
     {"announce"},
+    {"draining"},
     {"launch", "gunicorn_conf", "doctor"},
     {"cli", "cli_keys", "cli_config"},
     {"__main__"},

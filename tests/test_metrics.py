@@ -23,6 +23,7 @@ class Scrape:
             now.get("uptime", 1.5),
             now.get("in_flight", 0),
             now.get("cache", {}),
+            now.get("memory", {}),
         )
         self.text = numbers.text(gauges)
         self.families = list(text_string_to_metric_families(self.text))

@@ -15,7 +15,13 @@ from rich.console import Console
 from vllm_obtain import __version__, cli_config, cli_keys
 from vllm_obtain.doctor.report import collect
 from vllm_obtain.doctor.table import show
+from vllm_obtain.draining import stop_service
+from vllm_obtain.errors import SettingsError
 from vllm_obtain.launch import launch
+from vllm_obtain.settings import load_settings
+
+# Seconds for the end itself, after the last request.
+STOP_SECONDS = 10.0
 
 app = typer.Typer(
     help="One OpenAI-compatible service over your own models.",
@@ -43,6 +49,19 @@ def serve(
 ) -> None:
     """Start the service; settings come from the environment and .env."""
     launch("dev" if mode is Mode.DEV else "prod", fetch)
+
+
+@app.command()
+def stop(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for what runs.")] = False,
+) -> None:
+    """Stop the service on PORT: what runs is finished within GRACE_PERIOD."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+    patience = STOP_SECONDS + (0 if now else settings.grace_period)
+    raise typer.Exit(0 if stop_service(settings.port, now, typer.echo, patience) else 1)
 
 
 @app.command()

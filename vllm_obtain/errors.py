@@ -3,7 +3,8 @@
 ServiceError
 ├── InvalidRequest          400  the request cannot be right; `param` names the field
 │   ├── UnsupportedParameter
-│   └── ContextLengthExceeded
+│   ├── ContextLengthExceeded
+│   └── RequestQuarantined      it crashes its engine
 ├── Unauthorized            401  no key, or one that is not known
 ├── Forbidden               403
 │   ├── MissingScope             the key is for something else
@@ -19,6 +20,7 @@ ServiceError
 ├── Overloaded              429/503  come back after `retry_after` seconds
 ├── RateLimited             429  the caller has used up its minute
 ├── EngineFailed            502/503  an engine crashed or could not start
+│   └── InsufficientMemory  507  the model cannot fit
 ├── RequestTimeout          504
 └── InternalError           500  a fault of ours; only the request id goes out
 SettingsError                    a setting is wrong; printed at start, never over HTTP
@@ -117,6 +119,15 @@ class ContextLengthExceeded(InvalidRequest):
             f"This model's context is {context} tokens, but the prompt has {found}. "
             f"Shorten it by at least {prompt_tokens - context + 1} tokens."
         )
+
+
+class RequestQuarantined(InvalidRequest):
+    """The request has crashed its engine more than once, and is not asked again."""
+
+    code = "request_quarantined"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry=False)
 
 
 class Unauthorized(ServiceError):
@@ -239,6 +250,13 @@ class EngineFailed(ServiceError):
     status = 502
     type = "server_error"
     code = "engine_failed"
+
+
+class InsufficientMemory(EngineFailed):
+    """The model does not fit into the memory that engines may take."""
+
+    status = 507
+    code = "insufficient_memory"
 
 
 class RequestTimeout(ServiceError):

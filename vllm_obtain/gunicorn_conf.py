@@ -24,6 +24,7 @@ from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
 from vllm_obtain.api.hasten import calm_collector, hasten
 from vllm_obtain.api.services import EXTENSION, Services
+from vllm_obtain.draining import Drain, marker
 from vllm_obtain.errors import SettingsError, StartError
 from vllm_obtain.launch import require_free
 from vllm_obtain.settings import FROZEN, load_settings
@@ -79,6 +80,7 @@ def on_starting(server: Any) -> None:
         log.close()
         hardware.device(settings.device_type)
         runtime.prepare(settings.port)
+        runtime.note_service(settings.port)
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
 
@@ -87,9 +89,11 @@ def when_ready(server: Any) -> None:
     """Look at what is listened on in the end: systemd may have handed over other sockets."""
     names = [listener.sock.getsockname() for listener in server.LISTENERS]
     try:
-        require_keys(load_settings(), [str(name[0]) for name in names if _is_tcp(name)])
+        settings = load_settings()
+        require_keys(settings, [str(name[0]) for name in names if _is_tcp(name)])
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
+    Drain(server, settings).install()
 
 
 def ssl_context(config: Any, default: Callable[[], Any]) -> Any:  # noqa: ARG001 - gunicorn's way
@@ -163,8 +167,13 @@ def _count_connections(worker: Any, made: Services) -> None:
 
 
 def _leave_in_time(worker: Any, made: Services) -> None:
-    """End idle connections when the worker leaves, and the worker when its master was killed."""
+    """Send requests away when the service ends, and see to it that the worker itself ends.
+
+    Idle connections end when it leaves, and it does when its master was killed.
+    """
+    draining = marker(made.settings.port, worker.ppid)
     while worker.alive and os.getppid() == worker.ppid:
+        made.draining = draining.exists()
         time.sleep(0.2)
     orphaned_since: float | None = None
     while True:

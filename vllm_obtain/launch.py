@@ -15,6 +15,7 @@ from vllm_obtain.catalogue.embedded import ensure_a_model
 from vllm_obtain.engines.choice import warm
 from vllm_obtain.errors import ServiceError, SettingsError, StartError
 from vllm_obtain.settings import Settings, load_settings
+from vllm_obtain.supervisor import runtime
 
 Mode = Literal["dev", "prod"]
 
@@ -78,8 +79,13 @@ def development(settings: Settings, reload: bool) -> None:
         if not _is_reloaded():
             # The first process only watches files; its children come and go, so it is the owner.
             os.environ[OWNER_VARIABLE] = str(os.getpid())
+            runtime.prepare(settings.port)
+            runtime.note_service(settings.port)
             run_simple(settings.host, settings.port, _nothing, use_reloader=True)
             return
+    if not reload:
+        runtime.prepare(settings.port)
+        runtime.note_service(settings.port)
     encryption = tls.context(settings)
     app = create_app(settings)
     weak.warn(settings, Path(".env"))

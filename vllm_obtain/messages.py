@@ -59,6 +59,7 @@ class Acquire(Message, frozen=True):
         timeout: seconds after which the answer is of no use.
         choices: how many answers the engine makes to the one prompt, `max_tokens` each.
         caller: on whose account it goes, None for nobody's.
+        fingerprint: of what it asks, by which it is known again should it crash its engine.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Acquire(Message, frozen=True):
     timeout: float
     choices: int = 1
     caller: Caller | None = None
+    fingerprint: bytes = b""
 
 
 class Spend(Message, frozen=True):
@@ -233,6 +235,14 @@ class Forget(Message, frozen=True):
     id: str
 
 
+class Suspects(Message, frozen=True):
+    """Ask which requests are refused since they crash engines. → QuarantineReply."""
+
+
+class Pardon(Message, frozen=True):
+    """Refuse none of them any more. → Pardoned."""
+
+
 class Stop(Message, frozen=True):
     """End, with all engines. The connection closes when it is done."""
 
@@ -308,7 +318,7 @@ class EngineStatus(Struct, frozen=True):
 
     A model that changes its engine has several: one that serves, one that starts, those that
     finish what they have. `reason` says why this engine serves this model, `stage` how far a
-    conversion or a start is.
+    conversion or a start is. `quiet_seconds` is how long it has made no step though it has work.
     """
 
     engine: str
@@ -328,6 +338,10 @@ class EngineStatus(Struct, frozen=True):
     idle_seconds: float | None
     reason: str | None = None
     stage: str | None = None
+    healthy: bool = True
+    quiet_seconds: float = 0.0
+    stalls: int = 0
+    reserved_bytes: int = 0
 
 
 class Handover(Struct, frozen=True, rename={"source": "from"}):
@@ -365,6 +379,7 @@ class StatusReply(Message, frozen=True):
     cache: dict[str, int]
     responses: dict[str, int] = {}
     handovers: list[Handover] = []
+    memory: dict[str, int] = {}
 
 
 class MetricsReply(Message, frozen=True):
@@ -393,6 +408,40 @@ class Remembered(Message, frozen=True):
     """An answer from the cache."""
 
     answer: bytes
+
+
+class Quarantined(Struct, frozen=True):
+    """A request that is refused since it crashes its engine.
+
+    Args:
+        id: a fingerprint of what it asks.
+        model: the model's name.
+        engine: the engine that it crashed.
+        crashes: how often.
+        status: the engine's last exit status.
+        since: when it crashed last, seconds since 1970.
+        seconds_left: until it may try again.
+    """
+
+    id: str
+    model: str
+    engine: str
+    crashes: int
+    status: int
+    since: float
+    seconds_left: float
+
+
+class QuarantineReply(Message, frozen=True):
+    """The requests that are refused."""
+
+    refused: list[Quarantined]
+
+
+class Pardoned(Message, frozen=True):
+    """How many were refused until now."""
+
+    count: int
 
 
 class Kept(Message, frozen=True):
@@ -467,6 +516,8 @@ Request = (
     | Keep
     | Fetch
     | Forget
+    | Suspects
+    | Pardon
     | Stop
 )
 Reply = (
@@ -481,5 +532,7 @@ Reply = (
     | Remembered
     | Kept
     | Fetched
+    | QuarantineReply
+    | Pardoned
     | Refused
 )

@@ -21,6 +21,16 @@ from vllm_obtain.messages import EngineStatus, Release, Served
 
 PREFIX = "vllm_obtain"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_OF_ENGINES = (
+    "in_flight",
+    "queue",
+    "memory_bytes",
+    "tokens_reserved",
+    "tokens_pool",
+    "healthy",
+    "reserved_bytes",
+    "quiet_seconds",
+)
 _RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 
 
@@ -51,6 +61,7 @@ class Numbers:
             "generation_tokens_per_second", "Speed of one request.", "model engine", _RATES
         )
         self._restarts = self._counter("engine_restarts", "Engines that ended alone.", *serving)
+        self._stalls = self._counter("engine_stalls", "Engines that had to be ended.", *serving)
         self._handovers = self._counter(
             "engine_handovers", "Models that changed their engine.", "model from to cause"
         )
@@ -88,6 +99,10 @@ class Numbers:
         """Count an engine that ended by itself."""
         self._restarts.labels(model, engine).inc()
 
+    def stalled(self, model: str, engine: str) -> None:
+        """Count an engine that was ended since it made no step, or took too much memory."""
+        self._stalls.labels(model, engine).inc()
+
     def handed_over(self, model: str, source: str, to: str, cause: str) -> None:
         """Count a model that changed its engine."""
         self._handovers.labels(model, source, to, cause).inc()
@@ -121,12 +136,14 @@ class Gauges(Collector):
         uptime: float,
         in_flight: int,
         cache: dict[str, int],
+        memory: dict[str, int],
     ) -> None:
         self._engines = engines
         self._plain = {
             "supervisor_uptime_seconds": uptime,
             "requests_in_flight": in_flight,
             **{f"response_cache_{name}": float(value) for name, value in cache.items()},
+            **{f"memory_{name}": float(value) for name, value in memory.items()},
             **{f"system_{name}": value for name, value in system.items()},
         }
 
@@ -134,7 +151,7 @@ class Gauges(Collector):
         """Yield the gauges, as prometheus-client asks for them."""
         for name, value in self._plain.items():
             yield GaugeMetricFamily(f"{PREFIX}_{name}", name.replace("_", " "), value=value)
-        for field in ("in_flight", "queue", "memory_bytes", "tokens_reserved", "tokens_pool"):
+        for field in _OF_ENGINES:
             family = GaugeMetricFamily(
                 f"{PREFIX}_engine_{field}",
                 f"Of one engine: {field.replace('_', ' ')}.",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 _HOST = re.compile(r"\*|(\*?\.)?[\w-]+(\.[\w-]+)*|\[?[0-9a-f:.]+\]?", re.I)
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", re.I)
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.I)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _PREFIX = re.compile(r"(/[\w.~-]+)+")
 # Stands for whoever connects over a Unix socket.
 UNIX = "unix"
@@ -31,6 +33,17 @@ def origins(value: str) -> str:
 def networks(value: str) -> str:
     """Check TRUSTED_PROXIES."""
     return _each(value, _is_network, "addresses or networks such as 10.0.0.0/8, or unix")
+
+
+def memory(value: object) -> object:
+    """Read MEMORY_LIMIT: a share of the memory up to 1, or bytes, also such as 24G."""
+    match = _MEMORY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise ValueError("Input should be a share up to 1, or bytes such as 24G or 800M")
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else value
+    if not isinstance(size, float | int) or not size > 0 or 1 < size < 2**20:
+        raise ValueError("Input should be a share above 0 up to 1, or a mebibyte at least")
+    return size
 
 
 def prefix(value: str) -> str:

@@ -157,6 +157,7 @@ class Settings(BaseModel):
     models_dir: AbsolutePath = Path("models").absolute()
     model_settings: AbsolutePath = Path("models.toml").absolute()
     max_concurrent_models: int = Field(1, ge=1, le=64)
+    memory_limit: Annotated[float, BeforeValidator(setting_kinds.memory)] = 0.9
     mlx_memory_fraction: float = Field(0.8, gt=0, le=0.95)
 
     vllm_python: str = ""
@@ -174,6 +175,9 @@ class Settings(BaseModel):
 
     request_timeout: float = Field(300, gt=0, le=86_400)
     load_timeout: float = Field(600, gt=0, le=86_400)
+    stall_seconds: float = Field(120, ge=0, le=86_400)
+    quarantine_seconds: float = Field(3600, ge=0, le=2_592_000)
+    grace_period: float = Field(30, ge=0, le=86_400)
     stream_pulse: float = Field(10, ge=0, le=3600)
     stream_pulse_chunks: bool = False
     strict_parameters: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -11,6 +12,9 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service import Service, eventually
+from vllm_obtain.engines.llama_cpp import LlamaCpp
+from vllm_obtain.supervisor import runtime
+from vllm_obtain.supervisor.probe import ask_metrics
 
 
 def numbers(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -54,6 +58,23 @@ def test_health_is_fast_while_the_engine_works(service: Service) -> None:
         thread.join()
     # The median keeps a busy test machine out of it; the bench measures the 99th percentile.
     assert sorted(took)[25] < 0.05
+
+
+def test_a_real_engine_tells_its_steps(service: Service) -> None:
+    folder = runtime.folder(service.port)
+
+    def steps() -> float:
+        (path,) = folder.glob("e*.sock")
+        answer = asyncio.run(ask_metrics(path, 5))
+        vitals = LlamaCpp().vitals(answer or b"")
+        assert vitals is not None and not vitals.busy
+        return vitals.steps
+
+    before = steps()
+    service.chat(temperature=1)
+    assert steps() > before, "what the watchdog looks at"
+    memory = service.status()["memory"]
+    assert 0 < memory["reserved_bytes"] < memory["limit_bytes"]
 
 
 def test_status_describes_everything_that_runs(service: Service) -> None:

@@ -77,9 +77,13 @@ class Rig:
 
 
 def asking(
-    model: str, prompt_tokens: int = 10, max_tokens: int | None = 10, timeout: float = LIMIT
+    model: str,
+    prompt_tokens: int = 10,
+    max_tokens: int | None = 10,
+    timeout: float = LIMIT,
+    fingerprint: bytes = b"",
 ) -> Acquire:
-    return Acquire(model, prompt_tokens, max_tokens, timeout)
+    return Acquire(model, prompt_tokens, max_tokens, timeout, fingerprint=fingerprint)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ from tests.fake_engine import write_model
 from tests.supervisor.helpers import asking, descriptors, lives
 from tests.supervisor.instance import Instance, eventually, wait_until_gone
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.messages import Done, Granted, Load, Recall, Release, Status, StatusReply
+from vllm_obtain.messages import Done, Granted, Load, Release, Status, StatusReply
 from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
 
 Make = Callable[..., Instance]
@@ -102,7 +102,7 @@ def test_talking_over_a_line(instances: Make, models: Path, tmp_path: Path) -> N
     with it.supervisor.line() as line, pytest.raises(ServiceError, match="does not exist"):
         line.ask(Load("nothing", True), Done, 5)
     with it.supervisor.line() as line, pytest.raises(ConnectionError, match="unexpected answer"):
-        line.ask(Recall("a", b"k"), Done, 5)
+        line.ask(Status(), Done, 5)
     with pytest.raises(SupervisorLost):
         it.supervisor.ask(Load("a", True), Done, 0.05)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_obtain.supervisor.eviction import Occupant, victims
+from vllm_obtain.supervisor.eviction import Occupant, fits, victims
 
 IDLE_OLD, IDLE_NEW = Occupant("idle-old", 0, 1), Occupant("idle-new", 0, 9)
 BUSY_OLD, BUSY_NEW = Occupant("busy-old", 2, 0), Occupant("busy-new", 1, 8)
@@ -30,3 +30,21 @@ LEAVING = Occupant("leaving", 3, 0, leaving=True)
 )
 def test_victims(occupants: list[Occupant], places: int, expected: list[str]) -> None:
     assert victims(occupants, places) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "needed", "expected"),
+    [
+        ([30, 30], 40, []),
+        ([30, 30], 41, ["m0"]),
+        ([30, 60], 70, ["m0", "m1"]),
+        ([5, 90], 10, ["m0"]),
+        ([5, 90], 20, ["m0", "m1"]),
+    ],
+)
+def test_victims_by_bytes(sizes: list[int], needed: int, expected: list[str]) -> None:
+    them = [Occupant(f"m{number}", 0, number, bytes=size) for number, size in enumerate(sizes)]
+    assert victims(them, 9, needed, 100) == expected
+    left = [each for each in them if each.model not in expected]
+    assert fits(left, 9, needed, 100)
+    assert fits(them, 9, needed, 100) is (not expected)

@@ -12,7 +12,6 @@ from vllm_obtain.hardware import GPU, Machine
 from vllm_obtain.messages import Limits
 from vllm_obtain.supervisor.fitting import (
     GIB,
-    OVERHEAD,
     OVERHEAD_GPU,
     fits,
     free_and_total,
@@ -40,16 +39,17 @@ def test_weights_and_cache_are_counted(tmp_path: Path) -> None:
     )
     folder = Model("m", tmp_path, "safetensors", 10 * GIB, "r", 0)
     per_token = 10 * 2 * 2 * 64 * 2
-    assert need(folder, LIMITS, False) == 11 * GIB + 10_000 * per_token + OVERHEAD
-    assert need(folder, LIMITS, True) == 11 * GIB + 10_000 * per_token + OVERHEAD_GPU
+    assert need(folder, LIMITS, GIB) == 11 * GIB + 10_000 * per_token + GIB
+    assert need(folder, LIMITS, OVERHEAD_GPU) == 11 * GIB + 10_000 * per_token + OVERHEAD_GPU
 
 
 def test_a_gguf_file_tells_what_its_cache_takes(tmp_path: Path) -> None:
     model = read_file(write_gguf(tmp_path / "a.gguf"))
     assert model is not None and model.header is not None
     per_token = model.header.kv_bytes_per_token() or 0
-    wanted = int(model.size_bytes * 1.1) + 10_000 * per_token + OVERHEAD
-    assert need(model, LIMITS, False) == wanted
+    wanted = int(model.size_bytes * 1.1) + 10_000 * per_token + GIB
+    assert need(model, LIMITS, GIB) == wanted
+    assert need(model, LIMITS, 0, 1, GIB) == int(GIB * 1.1) + 10_000 * per_token // 2
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ class StatusBody(Struct):
     requests_in_flight: int
     response_cache: dict[str, int]
     kept_responses: dict[str, int]
+    memory: dict[str, int]
     engines: list[EngineStatus]
     handovers: list[Handover]
     engines_available: list[EngineHere]

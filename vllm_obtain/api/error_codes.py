@@ -63,6 +63,12 @@ _ALL = (
         "The message has both numbers: shorten the prompt.",
     ),
     ErrorCode(
+        "request_quarantined",
+        400,
+        "The request has crashed its engine twice, and is not asked again for QUARANTINE_SECONDS.",
+        "Change the prompt or the parameters; `DELETE /v1/quarantine` lets it be tried again.",
+    ),
+    ErrorCode(
         "prefill_memory_exceeded",
         400,
         "The prompt needs more memory than there is.",
@@ -239,10 +245,22 @@ _ALL = (
         "Try again; if it lasts, see `app.log`.",
     ),
     ErrorCode(
+        "draining",
+        503,
+        "The service is stopping: what runs is finished, nothing new is begun.",
+        "Wait as long as `Retry-After` says, for the service that comes next.",
+    ),
+    ErrorCode(
         "request_timeout",
         504,
         "REQUEST_TIMEOUT passed before the answer was complete.",
         "Ask for fewer tokens, or raise it.",
+    ),
+    ErrorCode(
+        "insufficient_memory",
+        507,
+        "The model does not fit into the memory that engines may take, or none is left.",
+        "The message has the numbers, and what would make it fit.",
     ),
 )
 
@@ -252,7 +270,7 @@ CODES = {one.code: one for one in _ALL}
 # Every route may fail by a fault of ours; those that machines ask every few seconds are served on
 # any connection.
 ALWAYS = ("internal_error",)
-USUAL = (*ALWAYS, "too_many_connections")
+USUAL = (*ALWAYS, "too_many_connections", "draining")
 ANY = ("invalid_api_key", "keys_needed", "host_not_allowed", "origin_not_allowed")
 LEAVE = ("missing_scope",)
 ADMIN = (*ANY, *LEAVE)
@@ -276,6 +294,7 @@ LOAD = (
     "engine_not_installed",
     "switch_under_way",
     "request_timeout",
+    "insufficient_memory",
 )
 # A request that an engine works on, of whatever API.
 ENGINE = (
@@ -290,6 +309,7 @@ ENGINE = (
     "rate_limit_exceeded",
     "engine_failed",
     "engine_lost",
+    "request_quarantined",
 )
 # One that makes a prompt of messages.
 CHAT = ("unsupported_content", "invalid_image", "chat_template_error")

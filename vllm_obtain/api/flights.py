@@ -20,35 +20,23 @@ from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import ClientGone, InternalError, ServiceError
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.events import Event
-from vllm_obtain.protocol.task import Task
 
 log = get_logger("vllm_obtain.flights")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[list[Event]]).decode
-_canonical = msgspec.json.Encoder(order="sorted").encode
 
 
-def key_of(task: Task, model: Model, api_key: str) -> bytes:
+def key_of(asked: bytes, model: Model, api_key: str) -> bytes:
     """Fingerprint a request by all that its answer depends on, and by who may see it.
 
     Args:
-        task: what is asked; fields that only label or deliver are left out, and images count by
-            what they are, since a URL may have another one tomorrow.
-        model: its revision counts, so a changed file is another model.
+        asked: the fingerprint of what is asked.
+        model: its adapter may be another one.
         api_key: the caller's key, empty when there is none.
     """
-    request = task.request
-    asked = {
-        name: value
-        for name in request.__struct_fields__
-        if name not in request.LABELS and (value := getattr(request, name)) is not None
-    }
-    parts = [api_key, type(request).__name__, model.name, model.revision, model.adapter_revision]
-    digest = hashlib.blake2b("\0".join(parts).encode() + b"\0" + _canonical(asked), digest_size=24)
-    for image in task.images:
-        digest.update(hashlib.blake2b(image.data, digest_size=24).digest())
-    return digest.digest()
+    parts = f"{api_key}\0{model.adapter_revision}\0".encode()
+    return hashlib.blake2b(parts + asked, digest_size=24).digest()
 
 
 class News:

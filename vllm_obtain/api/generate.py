@@ -84,6 +84,7 @@ class Generation:
         adapters: finds the adapter of an engine by its name.
         model: what to use.
         task: what to do.
+        asked: a fingerprint of it.
         cancel: fires when nobody wants the answer any more.
         timeout: seconds for everything: queue, load, prompt and completion.
         pulse: seconds of silence before the first token after which an empty list is yielded;
@@ -99,6 +100,7 @@ class Generation:
         adapters: Callable[[str], Adapter],
         model: Model,
         task: Task,
+        asked: bytes,
         cancel: Cancel,
         timeout: float,
         pulse: float | None = None,
@@ -111,6 +113,7 @@ class Generation:
         self._model = model
         self._task = task
         self._request = request = task.request
+        self._fingerprint = asked
         self._cancel = cancel
         self._deadline = time.monotonic() + timeout
         self._tokens_left = 0
@@ -244,6 +247,7 @@ class Generation:
             max_tokens=self._request.token_limit,
             timeout=left,
             choices=self._draws,
+            fingerprint=self._fingerprint,
             caller=self._account.introduce() if self._account else None,
         )
         keeper = self._keeper

@@ -18,6 +18,8 @@ access = log.get_logger("vllm_obtain.access")
 
 _REQUEST_ID = re.compile(r"^[\w.:@/+=-]{1,128}$")
 # Asked every few seconds by machines: counted, but not worth a line each.
+# Seconds after which the next service may be there.
+DRAIN_RETRY = 5
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -33,7 +35,8 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(12)}"
     log.clear()
     log.bind(request_id=g.request_id)
-    connections = services().connections
+    made = services()
+    connections = made.connections
     client = request.environ.get("gunicorn.socket")
     if client is not None:
         connections.working(client)
@@ -44,6 +47,15 @@ def _begin() -> None:
             status=503,
             code="too_many_connections",
             retry_after=2,
+        )
+
+    if made.draining and request.path not in _QUIET:
+        g.refused = True
+        raise Overloaded(
+            "The service is stopping: what runs is finished, nothing new is begun.",
+            status=503,
+            code="draining",
+            retry_after=min(DRAIN_RETRY, made.settings.grace_period),
         )
 
 

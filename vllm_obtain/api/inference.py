@@ -12,6 +12,7 @@ from flask import Response, g, request
 from vllm_obtain.api import entry, pick
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.defaults import fill
+from vllm_obtain.api.fingerprint import fingerprint
 from vllm_obtain.api.flights import Flight, key_of
 from vllm_obtain.api.generate import Generation, Keeper
 from vllm_obtain.api.leniency import Leniency
@@ -113,12 +114,12 @@ def _check(asked: InferenceRequest) -> None:
 
 
 def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:
-    lenient, billed = leniency(), entry.account()
+    lenient, billed, asked = leniency(), entry.account(), fingerprint(task, model)
 
     def generation(who: Cancel, keeper: Keeper | None = None) -> Generation:
         timeout, pulse = made.settings.request_timeout, made.settings.pulse
         more = (timeout, pulse, lenient, keeper, billed)
-        return Generation(made.supervisor, made.adapter, model, task, who, *more)
+        return Generation(made.supervisor, made.adapter, model, task, asked, who, *more)
 
     def shared(flight: Flight) -> Generation:
         return generation(flight.cancel, flight)
@@ -128,7 +129,7 @@ def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: Exi
         g.tally = made_now.tally
         return iter(made_now)
     billed.spend(made.supervisor)
-    flight, known = made.flights.join(key_of(task, model, entry.owner()), shared)
+    flight, known = made.flights.join(key_of(asked, model, entry.owner()), shared)
     held.callback(made.flights.leave, flight)
     g.cache = lambda: "hit" if known or flight.recalled else "miss"
     return flight.follow(cancel)

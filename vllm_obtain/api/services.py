@@ -37,6 +37,8 @@ class Services:
     keys: Keys
     hosts: Hosts
     origins: Origins
+    # Whether the service is ending: what runs is finished, nothing new is begun.
+    draining: bool = False
     _adapters: dict[str, Adapter] = field(default_factory=dict)
 
     @property

@@ -38,6 +38,8 @@ def health() -> Response:
 def ready() -> Response:
     """GET /ready: whether a request would be answered, and why not."""
     made = services()
+    if made.draining:
+        return _json(Ready("not ready", "The service is stopping."), 503)
     try:
         status = made.supervisor.ask(Status(), StatusReply, 2)
         reason = _why_not_ready(status.engines) or _why_no_model(made)
@@ -62,6 +64,7 @@ def status() -> Response:
         requests_in_flight=now.in_flight,
         response_cache=now.cache,
         kept_responses=now.responses,
+        memory=now.memory,
         engines=now.engines,
         handovers=now.handovers,
         engines_available=[_available(found) for found in detect.snapshot(made.settings)],
@@ -99,8 +102,12 @@ def _why_no_model(made: Services) -> str | None:
 
 def _why_not_ready(engines: list[EngineStatus]) -> str | None:
     states = {engine.state for engine in engines}
-    if "ready" in states:
+    serving = [engine for engine in engines if engine.state == "ready"]
+    if any(engine.healthy for engine in serving):
         return None
+    if serving:
+        stuck = serving[0]
+        return f"'{stuck.model}' has work and makes no step for {stuck.quiet_seconds:.0f} s."
     if states & {"converting", "starting", "crashed", "draining"}:
         stage = next((engine.stage for engine in engines if engine.stage), None)
         return f"An engine is starting ({stage})." if stage else "An engine is starting."

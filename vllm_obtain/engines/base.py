@@ -15,6 +15,7 @@ from vllm_obtain.catalogue import Model
 from vllm_obtain.catalogue.convert import Target
 from vllm_obtain.engines import honour
 from vllm_obtain.engines.plain import Plain
+from vllm_obtain.engines.vitals import Vitals
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
@@ -32,11 +33,13 @@ class Launch:
         command: the program and its arguments.
         limits: what the process will be able to hold.
         env: variables to add to the environment.
+        weights_bytes: what the weights take in memory, None for as much as on disk.
     """
 
     command: Sequence[str]
     limits: Limits
     env: Mapping[str, str] = field(default_factory=dict)
+    weights_bytes: int | None = None
 
 
 class Adapter(Plain, ABC):
@@ -53,6 +56,8 @@ class Adapter(Plain, ABC):
     keeps_stops: ClassVar[bool] = True
     # Whether it takes images, with a model that can see and files that it loads as they are.
     sees: ClassVar[bool] = False
+    # What a process takes beside weights and cache: its libraries, and buffers for a step.
+    overhead_bytes: ClassVar[int] = 2**30
     # What a GGUF file can be made into for this engine, when it loads none itself.
     conversion: ClassVar[Target | None] = None
 
@@ -132,6 +137,10 @@ class Adapter(Plain, ABC):
         Returns:
             A few words for the status page, or None when the line says nothing about it.
         """
+        return None
+
+    def vitals(self, answer: bytes) -> Vitals | None:  # noqa: ARG002 - an engine may not count
+        """Read what the engine answered at /metrics, None when it does not tell its steps."""
         return None
 
     def check(self, task: Task) -> None:

@@ -14,6 +14,7 @@ from vllm_obtain.engines import detect, honour, llama_cpp_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.llama_cpp_plain import LlamaCppPlain
 from vllm_obtain.engines.llama_cpp_sizing import CACHE_TYPES, size
+from vllm_obtain.engines.vitals import Vitals, from_prometheus
 from vllm_obtain.hardware import Machine
 from vllm_obtain.model_settings import ModelSettings
 from vllm_obtain.protocol.requests import InferenceFields
@@ -40,6 +41,7 @@ class LlamaCpp(LlamaCppPlain, Adapter):
     name = "llama_cpp"
     keeps_stops = False
     sees = True
+    overhead_bytes = 2**29
     parameters = frozenset(
         "max_tokens max_completion_tokens temperature top_p top_k min_p repetition_penalty "
         "presence_penalty frequency_penalty n stop seed logit_bias logprobs top_logprobs "
@@ -55,6 +57,11 @@ class LlamaCpp(LlamaCppPlain, Adapter):
         if model.format != "gguf":
             return f"llama.cpp loads GGUF files, and this is a {model.format} folder."
         return None
+
+    def vitals(self, answer: bytes) -> Vitals | None:
+        """Count its calls of `llama_decode`: one for each batch, of a prompt too."""
+        work = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+        return from_prometheus(answer, "llamacpp:n_decode_total", work)
 
     def conversion_of(self, model: Model) -> Target | None:
         """Make a GGUF file of a folder that holds an encoder."""

@@ -12,6 +12,7 @@ from vllm_obtain.engines import detect, honour, mlx_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
 from vllm_obtain.engines.mlx_sizing import size
 from vllm_obtain.engines.openblas import preload
+from vllm_obtain.engines.vitals import Vitals, from_json
 from vllm_obtain.hardware import Machine, device
 from vllm_obtain.log import get_logger
 from vllm_obtain.model_settings import ModelSettings
@@ -46,6 +47,10 @@ class Mlx(Adapter):
         """Ask what is known of mlx-lm here."""
         return detect.facts(Mlx.name, self.settings).missing
 
+    def vitals(self, answer: bytes) -> Vitals | None:
+        """Count the passes of the model."""
+        return from_json(answer)
+
     def refuses(self, model: Model) -> str | None:
         """Accept safetensors folders."""
         if model.format != "safetensors":
@@ -79,7 +84,7 @@ class Mlx(Adapter):
         if sys.platform == "linux":
             env |= _fast_blas(machine) if device(settings.device_type) == "cpu" else _CUDA
         command = [sys.executable, "-u", "-P", mlx_server.__file__, json.dumps(config)]
-        return Launch(command, plan.limits, env)
+        return Launch(command, plan.limits, env, plan.weights)
 
     def body(self, task: Task, max_tokens: int | None) -> dict[str, Any]:
         """Translate for our server's /v1/completions."""

@@ -45,6 +45,8 @@ class Plan:
 
     parameters: dict[str, Any]
     limits: Limits
+    # What the weights take when they are made wider, None when they stay as they are.
+    weights: int | None = None
 
 
 def size(model: Model, settings: Settings, machine: Machine) -> Plan:
@@ -76,7 +78,8 @@ def size(model: Model, settings: Settings, machine: Machine) -> Plan:
         "prefix_cache_bytes": int(caches * PREFIX_FRACTION),
         "device": "cpu" if chosen == "cpu" else "auto",
     }
-    return Plan(parameters, Limits(slots=slots, pool_tokens=pool, context=context))
+    limits = Limits(slots=slots, pool_tokens=pool, context=context)
+    return Plan(parameters, limits, wide if widen else None)
 
 
 def _embedder(model: Model, settings: Settings, chosen: str) -> Plan:

@@ -9,6 +9,7 @@ from typing import Any
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import detect, hf_config, honour, vllm_server
 from vllm_obtain.engines.base import Adapter, Launch, spelled_out
+from vllm_obtain.engines.vitals import Vitals, from_prometheus
 from vllm_obtain.engines.vllm_plain import VllmPlain
 from vllm_obtain.engines.vllm_sizing import parallel, size
 from vllm_obtain.engines.vllm_stages import stage
@@ -42,6 +43,8 @@ class Vllm(VllmPlain, Adapter):
     name = "vllm"
     conversion = "hf"
     sees = True
+    # torch, and a process for the front and one for the model.
+    overhead_bytes = 3 * 2**30
     parameters = frozenset(
         "max_tokens max_completion_tokens min_tokens ignore_eos temperature top_p top_k min_p "
         "repetition_penalty presence_penalty frequency_penalty n stop seed logit_bias logprobs "
@@ -51,6 +54,11 @@ class Vllm(VllmPlain, Adapter):
     def missing(self) -> str | None:
         """Ask what is known of vllm in its interpreter."""
         return detect.facts(Vllm.name, self.settings).missing
+
+    def vitals(self, answer: bytes) -> Vitals | None:
+        """Count the steps of its scheduler."""
+        work = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+        return from_prometheus(answer, "vllm:iteration_tokens_total_count", work)
 
     def refuses(self, model: Model) -> str | None:
         """Accept Hugging Face folders, except those that only MLX can read."""

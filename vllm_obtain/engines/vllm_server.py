@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,19 +173,28 @@ def end_with_the_engine() -> None:
     Until then this process would take requests that nobody answers.
     """
     while True:
-        behind = [
-            os.pidfd_open(child.pid)
-            for child in multiprocessing.active_children()
-            if child.pid and child.name.startswith(("EngineCore", "ApiServer"))
-        ]
+        children = multiprocessing.active_children()
+        watched = [each for each in children if each.name.startswith(("EngineCore", "ApiServer"))]
+        behind = [os.pidfd_open(child.pid) for child in watched if child.pid]
         # Not their sentinels: those stay open as long as a grandchild holds on to them.
         if behind and multiprocessing.connection.wait(behind, timeout=1):
             print("a process of vLLM's has died", file=sys.stderr, flush=True)
-            os._exit(1)
+            os._exit(status_of(watched))
         for descriptor in behind:
             os.close(descriptor)
         if not behind:
             time.sleep(0.2)
+
+
+def status_of(children: Sequence[Any]) -> int:
+    """Say by the exit status what a child has died of: 128 and more is a signal."""
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        codes: list[int] = [child.exitcode for child in children if child.exitcode is not None]
+        if codes:
+            return 128 - min(codes) if min(codes) < 0 else max(1, *codes)
+        time.sleep(0.01)
+    return 1
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vllm_obtain.errors import InvalidRequest
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # The least that a request without max_tokens is granted at once.
 MIN_SHARE = 256
+# Seconds that a suspect of a crash has the engine to itself; long enough for one to show.
+PROBATION = 5.0
 
 
 class EngineGone(Exception):
@@ -32,13 +35,26 @@ class Ticket:
         prompt_tokens: upper bound or exact number.
         wanted: tokens it asked for, None for as many as the context holds.
         choices: answers to its prompt, that many tokens and a slot each.
+        fingerprint: of what it asks, empty when that is not known.
+        vet: called with the engine's name before it gets a place: whether it has to be alone;
+            raises when it must not be asked at all.
     """
 
-    def __init__(self, prompt_tokens: int, wanted: int | None, choices: int = 1) -> None:
+    def __init__(
+        self,
+        prompt_tokens: int,
+        wanted: int | None,
+        choices: int = 1,
+        fingerprint: bytes = b"",
+        vet: Callable[[str], bool] | None = None,
+    ) -> None:
         self.prompt_tokens = prompt_tokens
         self.wanted = wanted
         self.choices = choices
         self.granted = 0
+        self.fingerprint = fingerprint
+        self.vet = vet
+        self.alone = False
         self.turn: asyncio.Future[None] | None = None
 
     @property
@@ -64,6 +80,9 @@ class Admission:
         self._reserved = 0
         self._slots = 0
         self._closed: Exception | None = None
+        # Those whose connection broke, which may be the end of the process.
+        self._broken: list[Ticket] = []
+        self._paused = False
         # Whose process it is; nobody's while those who wait do not know which engine comes.
         self.engine: Engine | None = None
 
@@ -71,6 +90,11 @@ class Admission:
     def in_flight(self) -> int:
         """Requests that hold a place."""
         return len(self._holders)
+
+    @property
+    def there(self) -> list[bytes]:
+        """The fingerprints of all that the process has, or had when it broke off."""
+        return [ticket.fingerprint for ticket in (*self._holders, *self._broken)]
 
     @property
     def queue(self) -> int:
@@ -109,9 +133,16 @@ class Admission:
             self.leave(ticket)
             raise
 
-    def leave(self, ticket: Ticket) -> None:
-        """Give a place back, or stop waiting for one; a second time does nothing."""
+    def leave(self, ticket: Ticket, broken: bool = False) -> None:
+        """Give a place back, or stop waiting for one; a second time does nothing.
+
+        Args:
+            ticket: the place.
+            broken: whether the process broke off; if that is its end, it was there.
+        """
         if ticket in self._holders:
+            if broken:
+                self._broken.append(ticket)
             self._holders.remove(ticket)
             self._reserved -= ticket.reserved
             self._slots -= ticket.choices
@@ -149,6 +180,21 @@ class Admission:
         self._reserved += granted
         return granted
 
+    def believe(self) -> None:
+        """Note that the process lives, though a connection to it broke."""
+        self._broken.clear()
+        self._next()
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is let in for now."""
+        return self._paused
+
+    def pause(self, paused: bool) -> None:
+        """Let nobody in until told otherwise; who is in may stay."""
+        self._paused = paused
+        self._next()
+
     def open(self, limits: Limits) -> None:
         """Let those in who wait: the process is ready."""
         self._limits = limits
@@ -168,8 +214,10 @@ class Admission:
 
     def _admit(self, ticket: Ticket) -> bool:
         limits = self._limits
-        if limits is None or self._closed is not None:
+        if limits is None or self._closed is not None or self._paused:
             return False
+        if self._broken:
+            return False  # it may be dead: the next one would meet the same end
         # An engine whose context is larger than its pool could never admit a request of that size.
         context = min(limits.context, limits.pool_tokens)
         prompt = min(ticket.prompt_tokens, context)
@@ -178,11 +226,29 @@ class Admission:
         _check(ticket, prompt + granted, limits)
         if prompt + granted > free or self._slots + ticket.choices > limits.slots:
             return False
+        if not self._let_alone(ticket):
+            return False
         ticket.prompt_tokens, ticket.granted = prompt, granted
         self._holders.add(ticket)
         self._reserved += ticket.reserved
         self._slots += ticket.choices
         return True
+
+    def _let_alone(self, ticket: Ticket) -> bool:
+        """Whether a suspect is alone, and nobody beside one; raises what `vet` does."""
+        engine = self.engine.adapter.name if self.engine is not None else ""
+        alone = ticket.vet is not None and ticket.vet(engine)
+        if (alone and self._holders) or any(each.alone for each in self._holders):
+            return False
+        if alone:
+            ticket.alone = True
+            asyncio.get_running_loop().call_later(PROBATION, self._trust, ticket)
+        return True
+
+    def _trust(self, ticket: Ticket) -> None:
+        """Let others in beside one that has crashed nothing for a while."""
+        ticket.alone = False
+        self._next()
 
     def _next(self) -> None:
         while self._waiting:

@@ -214,6 +214,12 @@ class Connection(asyncio.Protocol):
     def _forget(self, message: messages.Forget) -> None:
         self._send(messages.Kept(self._desk.responses.forget(message)))
 
+    def _suspects(self, _: messages.Suspects) -> None:
+        self._send(messages.QuarantineReply(self._desk.pool.quarantine.refused))
+
+    def _pardon(self, _: messages.Pardon) -> None:
+        self._send(messages.Pardoned(self._desk.pool.quarantine.clear()))
+
     def _stop(self, _: messages.Stop) -> None:
         self._desk.stop.set()
 
@@ -273,5 +279,7 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.Keep: Connection._keep,
     messages.Fetch: Connection._fetch,
     messages.Forget: Connection._forget,
+    messages.Suspects: Connection._suspects,
+    messages.Pardon: Connection._pardon,
     messages.Stop: Connection._stop,
 }

@@ -19,6 +19,7 @@ from vllm_obtain.supervisor.lease import Leases
 from vllm_obtain.supervisor.meter import Meter, Reading
 from vllm_obtain.supervisor.owners import Owners
 from vllm_obtain.supervisor.pool import Pool
+from vllm_obtain.supervisor.states import OCCUPIES
 
 
 class Desk:
@@ -59,12 +60,14 @@ class Desk:
             cache=self.answers.size,
             responses=self.responses.size,
             handovers=self.pool.handovers.last,
+            memory=self.pool.ledger.told,
         )
 
     async def metrics(self) -> messages.MetricsReply:
         """Write all numbers."""
         now = await self.status()
-        gauges = Gauges(now.engines, now.system, now.uptime, now.in_flight, now.cache)
+        numbers = now.cache, now.memory
+        gauges = Gauges(now.engines, now.system, now.uptime, now.in_flight, *numbers)
         return messages.MetricsReply(self.numbers.text(gauges))
 
 
@@ -90,4 +93,8 @@ def _describe(engine: Engine, waiting: int, reading: Reading) -> messages.Engine
         idle_seconds=None if engine.users else time.monotonic() - engine.last_used,
         reason=engine.choice.reason,
         stage=engine.stage,
+        healthy=engine.healthy,
+        quiet_seconds=round(engine.quiet, 3),
+        stalls=engine.stalls,
+        reserved_bytes=engine.reserved if engine.state in OCCUPIES else 0,
     )

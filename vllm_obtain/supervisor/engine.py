@@ -15,6 +15,7 @@ from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
 from vllm_obtain.engines.base import Adapter, Launch
 from vllm_obtain.engines.choice import Choice
+from vllm_obtain.engines.vitals import Vitals
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Limits
@@ -43,7 +44,8 @@ class Engine:
         runtime: folder for sockets and pid files.
         numbers: where restarts and load times are counted.
         lobby: who waits for the model's next process.
-        crashed: called when the process ended by itself after it had been ready.
+        crashed: called when the process ended by itself after it had been ready, with its status
+            and the fingerprints of what it had.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Engine:
         runtime: Path,
         numbers: Numbers,
         lobby: Lobby,
-        crashed: Callable[[Engine], None],
+        crashed: Callable[[Engine, int, list[bytes]], None],
     ) -> None:
         self.choice = choice
         self.files = choice.model
@@ -73,6 +75,13 @@ class Engine:
         self._count = numbers
         self._lobby = lobby
         self._crashed = crashed
+        # Seconds in which it has made no step, though it has work.
+        self.quiet = 0.0
+        self.stalls = 0
+        self._ended_for: str | None = None
+        # Bytes that the ledger holds for it, and what it takes the machine's memory to be.
+        self.reserved = 0
+        self.memory: int | None = None
         self._life: Life | None = None
         self._converted: str | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -133,6 +142,11 @@ class Engine:
     def _labels(self) -> dict[str, str]:
         return {"model": self.model.name, "engine": self.adapter.name}
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it makes steps, as far as is known: not once it is near STALL_SECONDS."""
+        return not self.quiet or self.quiet < self._settings.stall_seconds / 2
+
     def serve(self, choice: Choice) -> None:
         """Take what the next process shall load; another revision has not crashed yet."""
         if choice.model.revision != self.model.revision:
@@ -179,7 +193,7 @@ class Engine:
         log.info("loading", reason=self.choice.reason, **self._labels)
         life = self._life = Life(self.files, self.adapter, self._runtime)
         try:
-            self.launched = await life.begin(self._settings)
+            self.launched = await life.begin(self._settings, self.memory)
         except Exception as error:
             await asyncio.shield(life.stop(ABANDON_GRACE))
             raise self._fail(error, life.tail) from error
@@ -197,6 +211,37 @@ class Engine:
         """
         if self.state is State.READY and self._doubt is None and self._life is not None:
             self._doubt = asyncio.create_task(self._resolve(self._life))
+
+    async def vitals(self, timeout: float) -> tuple[bool, Vitals | None]:
+        """Look at its counters, as `Life.vitals`."""
+        return await self._life.vitals(timeout) if self._life is not None else (False, None)
+
+    async def says_something(self, timeout: float) -> bool:
+        """Whether a token comes out of it within `timeout` seconds."""
+        return self._life is not None and await self._life.says_something(timeout)
+
+    async def end(self, reason: str) -> None:
+        """End the process for its own good; it starts again as after a crash.
+
+        Args:
+            reason: what is wrong with it.
+        """
+        if self._life is None:
+            return
+        self._ended_for = reason
+        self.stalls += 1
+        self._count.stalled(self.model.name, self.adapter.name)
+        await self._life.stop(ABANDON_GRACE)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it gets no new requests for now."""
+        return self.admission is not None and self.admission.paused
+
+    def pause(self, paused: bool) -> None:
+        """Give it no new requests until told otherwise; they wait."""
+        if self.admission is not None and self.admission.paused != paused:
+            self.admission.pause(paused)
 
     def retire(self) -> None:
         """Take no more requests: another engine serves. Who waits for a place asks that one."""
@@ -262,6 +307,8 @@ class Engine:
         await life.until_known()
         self._doubt = None
         if self.state is State.READY:
+            if self.admission is not None and not life.has_ended:
+                self.admission.believe()
             self._lobby.dismiss()
 
     async def _watch(self, life: Life) -> None:
@@ -269,9 +316,10 @@ class Engine:
         self._watcher = None
         self.restarts += 1
         self.back_off.crashed()
-        self.last_error = ended(status)
+        forced, self._ended_for = self._ended_for, None
+        self.last_error = forced or ended(status)
         log.error(
-            "engine crashed",
+            "engine ended" if forced else "engine crashed",
             status=status,
             reason=self.last_error,
             in_flight=self.users,
@@ -280,12 +328,13 @@ class Engine:
         )
         self._count.crashed(self.model.name, self.adapter.name)
         was_leaving = self.state is State.DRAINING
+        # One that was ended from here says nothing of what it had.
+        there = self.admission.there if self.admission is not None and not forced else []
         self._forget(State.STOPPED if was_leaving else State.CRASHED)
-        if not was_leaving:
-            self._crashed(self)
+        self._crashed(self, status, there)
 
     def _forget(self, state: State) -> None:
-        self.state, self._converted = state, None
+        self.state, self._converted, self.quiet = state, None, 0.0
         if self._life is not None:
             self._life.socket.unlink(missing_ok=True)
             self._life = None

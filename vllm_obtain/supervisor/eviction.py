@@ -16,6 +16,7 @@ class Occupant:
         last_used: monotonic seconds.
         leaving: whether it is on its way out already.
         pinned: whether its owner wants it never to make room.
+        bytes: what is reserved for it.
     """
 
     model: str
@@ -23,6 +24,7 @@ class Occupant:
     last_used: float
     leaving: bool = False
     pinned: bool = False
+    bytes: int = 0
 
 
 def held_for_good(occupants: Sequence[Occupant], places: int) -> list[str]:
@@ -31,7 +33,9 @@ def held_for_good(occupants: Sequence[Occupant], places: int) -> list[str]:
     return pinned if len(pinned) >= places else []
 
 
-def victims(occupants: Sequence[Occupant], places: int) -> list[str]:
+def victims(
+    occupants: Sequence[Occupant], places: int, needed: int = 0, limit: int = 0
+) -> list[str]:
     """Choose who has to leave so that one more model fits.
 
     The least recently used of the idle ones goes first. When all are in use, the least recently
@@ -41,6 +45,8 @@ def victims(occupants: Sequence[Occupant], places: int) -> list[str]:
     Args:
         occupants: the models that hold places, without the newcomer.
         places: how many models may be loaded at once.
+        needed: bytes that the newcomer will take.
+        limit: bytes that all may take together.
 
     Returns:
         Names, those to stop first in front; empty when there is room, or when all are pinned.
@@ -50,4 +56,17 @@ def victims(occupants: Sequence[Occupant], places: int) -> list[str]:
     excess = len(occupants) - leaving + 1 - places
     movable = [occupant for occupant in staying if not occupant.pinned]
     order = sorted(movable, key=lambda occupant: (occupant.users > 0, occupant.last_used))
-    return [occupant.model for occupant in order[: max(0, excess)]]
+    missing = sum(occupant.bytes for occupant in staying) + needed - limit if needed else 0
+    chosen: list[str] = []
+    for occupant in order:
+        if len(chosen) >= excess and missing <= 0:
+            break
+        chosen.append(occupant.model)
+        missing -= occupant.bytes
+    return chosen
+
+
+def fits(occupants: Sequence[Occupant], places: int, needed: int = 0, limit: int = 0) -> bool:
+    """Whether a newcomer finds a place and memory beside those who are still there."""
+    taken = sum(occupant.bytes for occupant in occupants)
+    return len(occupants) < places and (not needed or taken + needed <= limit)

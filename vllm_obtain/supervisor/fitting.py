@@ -10,8 +10,7 @@ from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
 
 GIB = 2**30
-# What a process takes beside weights and cache: its libraries, and buffers for a step.
-OVERHEAD = GIB
+# What a process takes of a GPU beside weights and cache: its libraries, and buffers for a step.
 OVERHEAD_GPU = 3 * GIB
 # Weights take more room in memory than on disk: some are kept twice, or made wider.
 WEIGHTS = 1.1
@@ -19,19 +18,25 @@ WEIGHTS = 1.1
 SPARE = 0.05
 
 
-def need(model: Model, limits: Limits, on_gpu: bool, value_bytes: float = 2) -> int:
+def need(
+    model: Model,
+    limits: Limits,
+    overhead: int,
+    value_bytes: float = 2,
+    weights: int | None = None,
+) -> int:
     """Estimate the bytes that an engine process will take.
 
     Args:
         model: the files that it loads.
         limits: what it will be able to hold.
-        on_gpu: whether in a GPU's own memory.
+        overhead: what the process takes beside weights and cache.
         value_bytes: what a value in its cache takes.
+        weights: bytes of its weights when they are not as in the files.
     """
     per_token = _cache_bytes_per_token(model) or 0
-    overhead = OVERHEAD_GPU if on_gpu else OVERHEAD
     cache = int(limits.pool_tokens * per_token * value_bytes / 2)
-    return int(model.size_bytes * WEIGHTS) + cache + overhead
+    return int((weights or model.size_bytes) * WEIGHTS) + cache + overhead
 
 
 def fits(needed: int, available: int, total: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from vllm_obtain.errors import Overloaded, RequestTimeout
@@ -12,6 +13,9 @@ from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
 from vllm_obtain.supervisor.drain_rate import DrainRate
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.pool import Pool
+
+# Ends of requests that their engine has survived.
+_GOOD = frozenset({"stop", "length", "tool_calls"})
 
 
 class Lease:
@@ -29,7 +33,7 @@ class Lease:
         engine: Engine,
         admission: Admission,
         ticket: Ticket,
-        over: Callable[[Engine, Release], None],
+        over: Callable[[Engine, Ticket, Release], None],
     ) -> None:
         assert engine.launched is not None  # noqa: S101 - only a ready engine has places
         self._engine = engine
@@ -59,11 +63,11 @@ class Lease:
         if self._ended:
             return
         self._ended = True
-        self._admission.leave(self._ticket)
+        self._admission.leave(self._ticket, release.lost)
         self._engine.touch()
         if release.lost and self._engine.admission is self._admission:
             self._engine.doubt()
-        self._over(self._engine, release)
+        self._over(self._engine, self._ticket, release)
 
 
 class Leases:
@@ -77,6 +81,7 @@ class Leases:
 
     def __init__(self, pool: Pool, limit: int, numbers: Numbers) -> None:
         self._pool = pool
+        self._quarantine = pool.quarantine
         self._limit = limit
         self._numbers = numbers
         self._rate = DrainRate()
@@ -87,13 +92,13 @@ class Leases:
 
         Raises:
             Overloaded: MAX_CONCURRENT_REQUESTS are running or waiting.
-            InvalidRequest: it has more choices than the engine can hold.
+            InvalidRequest: it has more choices than the engine can hold, or crashes it.
         """
         self._check_capacity()
         engine = self._pool.ready(request.model)
         if engine is None:
             return None
-        ticket = Ticket(request.prompt_tokens, request.max_tokens, request.choices)
+        ticket = self._ticket(request)
         if not engine.incoming.try_enter(ticket):
             return None
         self.in_flight += 1
@@ -127,7 +132,7 @@ class Leases:
         while True:
             engine = self._pool.summon(request.model)
             admission = engine.incoming
-            ticket = Ticket(request.prompt_tokens, request.max_tokens, request.choices)
+            ticket = self._ticket(request)
             try:
                 await admission.enter(ticket)
             except EngineGone:
@@ -138,6 +143,16 @@ class Leases:
                 engine.touch()
             return Lease(engine, admission, ticket, self._finished)
 
+    def _ticket(self, request: Acquire) -> Ticket:
+        asks = request.fingerprint
+        return Ticket(
+            request.prompt_tokens,
+            request.max_tokens,
+            request.choices,
+            asks,
+            functools.partial(self._quarantine.vet, asks) if asks else None,
+        )
+
     def _check_capacity(self) -> None:
         if self.in_flight >= self._limit:
             raise Overloaded(
@@ -146,7 +161,9 @@ class Leases:
                 retry_after=self._rate.seconds_per_request,
             )
 
-    def _finished(self, engine: Engine, release: Release) -> None:
+    def _finished(self, engine: Engine, ticket: Ticket, release: Release) -> None:
+        if release.outcome in _GOOD:
+            self._quarantine.cleared(ticket.fingerprint)
         self.in_flight -= 1
         self._rate.ended()
         self._numbers.released(engine.model.name, engine.adapter.name, release)

@@ -12,6 +12,7 @@ from typing import Any
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter, Launch
 from vllm_obtain.engines.honour import gpu_variables, visible
+from vllm_obtain.engines.vitals import Vitals
 from vllm_obtain.hardware import describe
 from vllm_obtain.log import get_logger
 from vllm_obtain.protocol.requests import CompletionRequest
@@ -21,8 +22,10 @@ from vllm_obtain.supervisor.probe import (
     EMBEDDED,
     FINISHED,
     NotReady,
+    ask_metrics,
     until_lives_or_ends,
     until_ready,
+    until_said,
 )
 from vllm_obtain.supervisor.process import EngineProcess
 from vllm_obtain.supervisor.runtime import prefix
@@ -39,10 +42,23 @@ def file_name() -> str:
     return f"{prefix()}{next(_numbers)}"
 
 
-def planned(adapter: Adapter, files: Model, settings: Settings, socket: Path) -> Launch:
-    """Work out how to start an engine on this machine, or the part that its model is put on."""
+def planned(
+    adapter: Adapter, files: Model, settings: Settings, socket: Path, memory: int | None = None
+) -> Launch:
+    """Work out how to start an engine on this machine, or the part that its model is put on.
+
+    Args:
+        adapter: the engine's.
+        files: what it loads.
+        settings: the owner's settings.
+        socket: where it will listen.
+        memory: bytes that it shall take the machine's memory to be, None for what they are.
+    """
     owner = settings.models.of(files.name)
-    launch = adapter.launch(files, settings, visible(describe(), owner), socket)
+    machine = describe()
+    if memory is not None and memory < machine.memory_bytes:
+        machine = replace(machine, memory_bytes=memory)
+    launch = adapter.launch(files, settings, visible(machine, owner), socket)
     return replace(launch, env={**launch.env, **gpu_variables(owner)})
 
 
@@ -82,8 +98,12 @@ class Life:
         """The last lines of its output."""
         return self._process.tail
 
-    async def begin(self, settings: Settings) -> Launch:
+    async def begin(self, settings: Settings, memory: int | None = None) -> Launch:
         """Start the process and wait until a token, or a vector, came out of it.
+
+        Args:
+            settings: the owner's settings.
+            memory: as in `planned`.
 
         Returns:
             How it was started, with what it can hold.
@@ -94,7 +114,7 @@ class Life:
         """
         adapter, limit = self._adapter, settings.load_timeout
         path, body, sign = _warm_up(adapter, self._files)
-        launch = planned(adapter, self._files, settings, self.socket)
+        launch = planned(adapter, self._files, settings, self.socket, memory)
         try:
             async with asyncio.timeout(limit):
                 await self._process.start(launch)
@@ -111,9 +131,30 @@ class Life:
         """Wait for the end; returns the exit status."""
         return await self._process.wait()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.has_ended
+
     async def until_known(self) -> None:
         """Wait until it has shown that it lives, or has ended."""
         await until_lives_or_ends(self._process, self.socket)
+
+    async def vitals(self, timeout: float) -> tuple[bool, Vitals | None]:
+        """Look at its counters.
+
+        Returns:
+            Whether it answered in time, and what it said of its steps, None if nothing.
+        """
+        answer = await ask_metrics(self.socket, timeout)
+        if answer is None:
+            return False, None
+        return True, self._adapter.vitals(answer)
+
+    async def says_something(self, timeout: float) -> bool:
+        """Whether it gives a token, or a vector, within `timeout` seconds."""
+        path, body, sign = _warm_up(self._adapter, self._files)
+        return await until_said(self.socket, path, body, sign, timeout)
 
     async def stop(self, grace: float | None = None) -> None:
         """End it; arguments as in `EngineProcess.stop`."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from vllm_obtain.engines.choice import Choice
-from vllm_obtain.engines.honour import beside_bytes, value_bytes
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.hardware import describe, device
 from vllm_obtain.log import get_logger
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import fitting
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.handovers import Handovers
-from vllm_obtain.supervisor.life import planned
+from vllm_obtain.supervisor.ledger import Ledger
 from vllm_obtain.supervisor.load_failure import NoPlace, neither, stays
 from vllm_obtain.supervisor.meter import Meter
 from vllm_obtain.supervisor.room import Room
@@ -39,6 +36,7 @@ class Loader:
         make: makes the engine of a choice.
         handovers: where changes of engine are noted.
         meter: measures memory.
+        ledger: what engines may take of it.
     """
 
     def __init__(
@@ -49,6 +47,7 @@ class Loader:
         make: Make,
         handovers: Handovers,
         meter: Meter,
+        ledger: Ledger,
     ) -> None:
         self._settings = settings
         self._room = room
@@ -56,6 +55,7 @@ class Loader:
         self._make = make
         self._handovers = handovers
         self._meter = meter
+        self._ledger = ledger
 
     async def load(self, seat: Seat) -> None:
         """Bring a model up on the best engine that starts.
@@ -136,7 +136,7 @@ class Loader:
             log.info("too little memory for both", model=seat.name, engine=new.adapter.name)
             # From here on requests wait in the lobby, for whichever engine is ready next.
             await asyncio.shield(self._room.leave(old))
-        await self._room.make(seat)
+        await self._make_room(seat, new)
         try:
             await new.start()
         except ServiceError as error:
@@ -165,7 +165,7 @@ class Loader:
         async with self._room.lock:
             if engine.state is State.READY:
                 return
-            await self._room.make(seat)
+            await self._make_room(seat, engine)
             # Its files may have changed while it waited: they may need another engine.
             if _key(self._next(seat)) != _key(choice):
                 raise _Changed
@@ -185,6 +185,16 @@ class Loader:
             engine.serve(choice)
         return engine
 
+    async def _make_room(self, seat: Seat, engine: Engine) -> None:
+        """Reserve what an engine will take, and wait until those who make room for it are gone.
+
+        Loads come here one after another, so that what is reserved cannot be given twice.
+        """
+        estimate = self._ledger.estimate(engine, self._room.pinned(seat))
+        engine.reserved = 0 if estimate.on_gpu else estimate.needed
+        engine.memory = estimate.machine
+        await self._room.make(seat, engine.reserved, self._ledger.limit)
+
     async def _fits_beside(self, engine: Engine) -> bool:
         try:
             return await self._estimate(engine)
@@ -193,14 +203,13 @@ class Loader:
             return True
 
     async def _estimate(self, engine: Engine) -> bool:
-        machine = describe()
-        on_gpu = fitting.on_own_gpu(machine, device(self._settings.device_type))
-        launch = planned(engine.adapter, engine.files, self._settings, Path("not-yet"))
+        estimate = self._ledger.estimate(engine)
         owner = self._settings.models.of(engine.files.name)
-        needed = fitting.need(engine.files, launch.limits, on_gpu, value_bytes(owner))
-        needed += beside_bytes(owner)
         values = (await self._meter.read()).system
-        return fitting.fits(needed, *fitting.free_and_total(values, on_gpu, owner.gpus))
+        free, total = fitting.free_and_total(values, estimate.on_gpu, owner.gpus)
+        if not estimate.on_gpu and self._ledger.reserved + estimate.needed > self._ledger.limit:
+            return False
+        return fitting.fits(estimate.needed, free, total)
 
 
 class _Changed(Exception):

@@ -51,10 +51,23 @@ class Meter:
             self._last = self._running.result()
         return self._last
 
+    async def weigh(self, pids: Sequence[int]) -> dict[int, int | None]:
+        """Measure processes now, however long it takes.
+
+        Args:
+            pids: the engines' processes.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, _weigh, tuple(pids))
+
     def close(self) -> None:
         """Measure no more; one that hangs is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
+def _weigh(pids: tuple[int, ...]) -> dict[int, int | None]:
+    return {pid: process_memory(pid) for pid in pids}
+
+
 def _measure(pids: tuple[int, ...]) -> Reading:
-    return Reading(sample(), {pid: process_memory(pid) for pid in pids})
+    return Reading(sample(), _weigh(pids))

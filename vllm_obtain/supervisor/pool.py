@@ -23,13 +23,17 @@ from vllm_obtain.supervisor.choosing import Chooser
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.handovers import Handovers
 from vllm_obtain.supervisor.idle import IdleUnloader
+from vllm_obtain.supervisor.ledger import Ledger
 from vllm_obtain.supervisor.load_failure import busy, superseded, unloaded
 from vllm_obtain.supervisor.loading import Loader
 from vllm_obtain.supervisor.meter import Meter
+from vllm_obtain.supervisor.pressure import Pressure
+from vllm_obtain.supervisor.quarantine import Quarantine, caused_itself
 from vllm_obtain.supervisor.room import Room
 from vllm_obtain.supervisor.seat import Seat
 from vllm_obtain.supervisor.states import State
 from vllm_obtain.supervisor.tasks import Tasks
+from vllm_obtain.supervisor.watchdog import Watchdog
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -66,16 +70,28 @@ class Pool:
         self._looking = ThreadPoolExecutor(1, "probes")
         self._closing = False
         self.handovers = Handovers(numbers)
+        self.quarantine = Quarantine(settings.quarantine_seconds)
         self._chooser = Chooser(settings, catalogue)
         self._room = Room(settings.max_concurrent_models, self._seats, self._tasks.spawn)
+        self.ledger = Ledger(settings, lambda: self.engines)
         self._loader = Loader(
-            settings, self._room, self._chooser.choices, self._make, self.handovers, meter
+            settings,
+            self._room,
+            self._chooser.choices,
+            self._make,
+            self.handovers,
+            meter,
+            self.ledger,
         )
+        self._watchdog = Watchdog(settings.stall_seconds, lambda: self.engines)
+        self.pressure = Pressure(self.ledger.limit, lambda: self.engines, meter.weigh)
         self._idle = IdleUnloader(settings.models, self._seats, self._room)
 
     def watch(self) -> None:
-        """Begin to unload what is not used for as long as its owner said."""
+        """Begin to unload what is not used, and to end what does not work."""
         self._tasks.spawn(self._idle.run())
+        self._tasks.spawn(self._watchdog.run())
+        self._tasks.spawn(self.pressure.run())
 
     @property
     def engines(self) -> list[Engine]:
@@ -267,8 +283,11 @@ class Pool:
     def _make(self, seat: Seat, choice: Choice) -> Engine:
         """Make an engine; it outlives its processes, so that crashes add up."""
 
-        def crashed(engine: Engine) -> None:
-            self._restart(seat, engine)
+        def crashed(engine: Engine, status: int, there: list[bytes]) -> None:
+            if caused_itself(status):
+                self.quarantine.crashed(seat.name, engine.adapter.name, status, there)
+            if engine.state is State.CRASHED:
+                self._restart(seat, engine)
 
         return Engine(choice, self._settings, self._runtime, self._numbers, seat.lobby, crashed)
 

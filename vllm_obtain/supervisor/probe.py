@@ -91,6 +91,28 @@ async def healthy(socket: Path, timeout: float = 2.0) -> bool:
     return answer.startswith(b"HTTP/1.1 200")
 
 
+async def ask_metrics(socket: Path, timeout: float) -> bytes | None:
+    """Return the body of GET /metrics, None when none came within `timeout` seconds."""
+    request = b"GET /metrics HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(timeout):
+            answer = await _exchange(socket, request)
+    except (OSError, TimeoutError):
+        return None
+    return answer.partition(b"\r\n\r\n")[2] if answer else None
+
+
+async def until_said(
+    socket: Path, path: str, body: Mapping[str, Any], sign: re.Pattern[bytes], timeout: float
+) -> bool:
+    """Whether a running engine answers a question within `timeout` seconds; as `until_ready`."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await _first(socket, path, json.dumps(body).encode(), sign) is None
+    except (OSError, TimeoutError):
+        return False
+
+
 async def _first(socket: Path, path: str, data: bytes, sign: re.Pattern[bytes]) -> str | None:
     """Have the engine work; None when its answer came to its end, else what came instead."""
     while not await healthy(socket):

@@ -63,6 +63,11 @@ class EngineProcess:
         """The engine's last lines of output; all of them once `wait` has returned."""
         return list(self._tail)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._end is not None and self._end.done()
+
     async def start(self, launch: Launch) -> None:
         """Start the command under a guard; returns before the engine is ready.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_obtain.log import get_logger
 from vllm_obtain.supervisor.engine import Engine
-from vllm_obtain.supervisor.eviction import held_for_good, victims
+from vllm_obtain.supervisor.eviction import fits, held_for_good, victims
 from vllm_obtain.supervisor.load_failure import no_place
 from vllm_obtain.supervisor.seat import Seat
 from vllm_obtain.supervisor.states import OCCUPIES
@@ -38,11 +38,18 @@ class Room:
         self._spawn = spawn
         self._leaving: dict[Engine, asyncio.Task[None]] = {}
 
-    async def make(self, newcomer: Seat) -> None:
+    def pinned(self, newcomer: Seat) -> int:
+        """Bytes of models that will not make room for a newcomer."""
+        others = (seat for seat in self._seats.values() if seat is not newcomer and seat.pinned)
+        return sum(seat.reserved for seat in others)
+
+    async def make(self, newcomer: Seat, needed: int = 0, limit: int = 0) -> None:
         """Wait until a process for a model may start; see `eviction` for who has to leave.
 
         Args:
             newcomer: the model; engines of its own that were replaced do not count.
+            needed: bytes that it will take; 0 when they are not counted.
+            limit: bytes that all models may take.
 
         Raises:
             EngineFailed: pinned models hold all places.
@@ -50,11 +57,12 @@ class Room:
         while True:
             others = [s for s in self._seats.values() if s is not newcomer and s.occupies]
             occupants = [seat.occupant() for seat in others]
-            if len(occupants) < self._places and newcomer.engine not in self._leaving:
+            has_room = fits(occupants, self._places, needed, limit)
+            if has_room and newcomer.engine not in self._leaving:
                 return
             if pinned := held_for_good(occupants, self._places):
                 raise no_place(newcomer.name, pinned, self._places)
-            for name in victims(occupants, self._places):
+            for name in victims(occupants, self._places, needed, limit if needed else 0):
                 log.info("making room", model=newcomer.name, leaving=name)
                 # It may be about to be started again, after a crash, though nobody waits for it.
                 self.call_off(self._seats[name])

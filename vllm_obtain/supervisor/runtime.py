@@ -18,6 +18,7 @@ import psutil
 
 from vllm_obtain.errors import StartError
 from vllm_obtain.settings import Settings
+from vllm_obtain.supervisor.owners import SAME_START, started
 
 BASE = Path("/tmp")  # noqa: S108 - a folder of mode 700 is made below it, and its owner checked
 CONTROL = "control.sock"
@@ -25,12 +26,15 @@ CONTROL = "control.sock"
 _GATEWAY_ONLY = frozenset(
     "host workers worker_class worker_connections request_timeout max_body_mb "
     "enable_caching api_keys keys_file public_docs public_metrics allowed_hosts cors_origins "
-    "trusted_proxies url_prefix requests_per_minute tokens_per_minute "
+    "trusted_proxies url_prefix grace_period requests_per_minute tokens_per_minute "
     "tls_certfile tls_keyfile config_key_file".split()
 )
 # Beside the folder and never removed: a lock on a removed file locks nothing.
 START_LOCK = ".lock"
 RECYCLE = "recycle"
+# Who serves here, and what tells the workers of a master to send new requests away.
+SERVICE = "service.pid"
+DRAIN = "drain-"
 # What the supervisor runs besides itself: a change in the gateway alone leaves engines alone.
 _SOURCES = (
     "*.py",
@@ -64,6 +68,28 @@ def prepare(port: int) -> Path:
             raise StartError(f"{level} belongs to somebody else. Remove it and start again.")
         level.chmod(0o700)
     return path
+
+
+def note_service(port: int) -> None:
+    """Note that this process is the service on a port: `vllm-obtain stop` looks there."""
+    path = folder(port) / SERVICE
+    new = path.with_suffix(".new")
+    new.write_text(f"{os.getpid()} {started(os.getpid())}")
+    new.replace(path)
+
+
+def service(port: int) -> int | None:
+    """Find the process that is the service on a port, None when there is none."""
+    return _noted(folder(port) / SERVICE)
+
+
+def _noted(path: Path) -> int | None:
+    try:
+        pid, start = path.read_text().split()
+        now = started(int(pid))
+        return int(pid) if now is not None and abs(now - float(start)) < SAME_START else None
+    except (OSError, ValueError):
+        return None
 
 
 def prefix() -> str:
@@ -104,7 +130,9 @@ def remove(path: Path, control: tuple[int, int] | None) -> None:
     """
     _unlink(path.glob(f"{prefix()}*"))
     if control is not None and control_identity(path) == control:
-        _unlink([path / CONTROL, path / RECYCLE])
+        _unlink([path / CONTROL, path / RECYCLE, *path.glob(f"{DRAIN}*")])
+        if _noted(path / SERVICE) is None:
+            _unlink([path / SERVICE])
     for level in (path, path.parent):
         with contextlib.suppress(OSError):
             level.rmdir()

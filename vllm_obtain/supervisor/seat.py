@@ -88,6 +88,11 @@ class Seat:
         """Whether it holds one of the places that MAX_CONCURRENT_MODELS counts."""
         return any(engine.state in OCCUPIES for engine in self.engines)
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that are held for its engines."""
+        return sum(engine.reserved for engine in self.engines if engine.state in OCCUPIES)
+
     def progress(self, to_named: bool) -> Done:
         """Say how far it is.
 
@@ -114,6 +119,7 @@ class Seat:
                 engine.state is State.DRAINING for engine in engines if engine.state in OCCUPIES
             ),
             pinned=self.pinned,
+            bytes=self.reserved,
         )
 
     def look_at(self, revision: str) -> None:

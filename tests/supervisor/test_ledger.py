@@ -1,0 +1,139 @@
+"""Memory: what is reserved, who makes room for whom, and what is refused; real processes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import write_model
+from tests.supervisor.helpers import DONE, in_loop, rig, settings_for, until
+from tests.supervisor.test_watchdog import ask
+from vllm_obtain.errors import InsufficientMemory, SettingsError
+from vllm_obtain.hardware import describe
+from vllm_obtain.supervisor import pressure
+from vllm_obtain.supervisor.states import State
+
+MIB = 2**20
+# Two of the fake engine do not fit, one does.
+FOR_ONE = "30M"
+
+
+def test_a_limit_is_a_share_or_bytes(models: Path) -> None:
+    for given, expected in [("0.5", 0.5), ("1", 1), ("24G", 24 * 2**30), ("800 MiB", 800 * MIB)]:
+        assert settings_for(models, memory_limit=given).memory_limit == expected
+    for wrong in ("0", "-1", "1.5", "12k", "lots"):
+        with pytest.raises(SettingsError, match="MEMORY_LIMIT"):
+            settings_for(models, memory_limit=wrong)
+
+
+@in_loop
+async def test_models_make_room_by_their_bytes(models: Path, runtime: Path) -> None:
+    for name in "abc":
+        write_model(models, name)
+    async with rig(models, runtime, max_concurrent_models=9, memory_limit="100M") as it:
+        one = (await it.pool.load("a")).reserved
+        assert 16 * MIB < one < 30 * MIB
+    limit = str(int(one * 2.5))
+    async with rig(models, runtime, max_concurrent_models=9, memory_limit=limit) as it:
+        for name in "abc":
+            await it.pool.load(name)
+        assert [it.pool.state(name) for name in "abc"] == [State.STOPPED, State.READY, State.READY]
+        assert it.pool.ledger.reserved == 2 * one
+
+
+@in_loop
+async def test_a_load_under_way_holds_its_memory(models: Path, runtime: Path) -> None:
+    write_model(models, "a", slow_start=str(models / "go"))
+    write_model(models, "b")
+    async with rig(models, runtime, max_concurrent_models=9, memory_limit=FOR_ONE) as it:
+        first = asyncio.create_task(it.pool.load("a"))
+        await until(lambda: it.pool.state("a") is State.STARTING)
+        assert it.pool.ledger.reserved == it.engine("a").reserved > 0
+        second = asyncio.create_task(it.pool.load("b"))
+        (models / "go").touch()
+        await first
+        await second
+        assert it.pool.state("a") is State.STOPPED, "both do not fit"
+
+
+@in_loop
+async def test_what_cannot_fit_is_refused_with_the_numbers(models: Path, runtime: Path) -> None:
+    write_model(models, "a")
+    async with rig(models, runtime, memory_limit="10M") as it:
+        with pytest.raises(InsufficientMemory) as caught:
+            await it.lease("a")
+        error = caught.value
+        assert (error.status, error.code, error.retry) == (507, "insufficient_memory", False)
+        assert "0.01 GB (MEMORY_LIMIT)" in error.message
+        assert "What would make it fit" in error.message
+        assert it.leases.in_flight == 0 and it.engine("a").last_error == error.message
+
+
+@in_loop
+async def test_pinned_models_hold_theirs(models: Path, runtime: Path, tmp_path: Path) -> None:
+    write_model(models, "a")
+    write_model(models, "b")
+    table = tmp_path / "models.toml"
+    table.write_text("[a]\npin = true\n")
+    more = {"max_concurrent_models": 2, "model_settings": table, "memory_limit": FOR_ONE}
+    async with rig(models, runtime, **more) as it:
+        await it.pool.load("a")
+        with pytest.raises(InsufficientMemory, match="pinned models hold"):
+            await it.pool.load("b")
+        assert it.pool.state("a") is State.READY
+
+
+@in_loop
+async def test_the_cache_is_planned_smaller_before_a_model_is_refused(
+    models: Path, runtime: Path
+) -> None:
+    write_model(models, "a")
+    async with rig(models, runtime) as it:
+        engine = await it.pool.load("a")
+        assert engine.memory == describe().memory_bytes, "the engine's own rules hold"
+    async with rig(models, runtime, memory_limit="100M") as it:
+        assert (await it.pool.load("a")).memory == 100 * MIB
+
+
+@in_loop
+async def test_one_that_grows_gets_no_more_requests_and_is_started_again(
+    models: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pressure, "INTERVAL", 0.05)
+    monkeypatch.setattr(pressure, "NEAR", 0.5)
+    write_model(models, "a", grow_mib=5, pace=0.03)
+    async with rig(models, runtime, memory_limit="200M") as it:
+        it.pool.watch()
+        lease = await it.lease("a")
+        engine = it.engine("a")
+        pid = engine.pid
+        asking = asyncio.create_task(ask(lease, "word " * 60))
+        await until(lambda: engine.paused)
+        assert engine.state is State.READY and engine.pid == pid
+        waiting = it.asked("a")
+        await asking
+        lease.release(DONE)
+        (await waiting).release(DONE)
+        assert engine.pid != pid and engine.stalls == 1
+        assert not engine.paused, "its successor is small"
+
+
+@in_loop
+async def test_one_that_is_large_from_the_start_is_left_alone(
+    models: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(models, "a")
+    async with rig(models, runtime, memory_limit="100M") as it:
+        engine = await it.pool.load("a")
+        pid = engine.pid
+        assert pid is not None
+
+        async def weigh(pids: object) -> dict[int, int | None]:
+            return {pid: 150 * MIB}
+
+        monkeypatch.setattr(it.pool.pressure, "_weigh", weigh)
+        for _ in range(3):
+            await it.pool.pressure.look()
+        assert engine.pid == pid and not engine.paused

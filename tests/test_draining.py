@@ -1,0 +1,106 @@
+"""The end of a service: what runs is finished, what comes is sent away."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import ENVIRONMENT, write_model
+from tests.service import ROOT, Service, eventually
+
+WORDS = " ".join(f"w{number}" for number in range(15))
+COMMAND = [str(Path(sys.executable).with_name("vllm-obtain"))]
+
+
+class Stream(threading.Thread):
+    """A stream that is read to its end."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(daemon=True)
+        self._service = service
+        self.said = b""
+        self.start()
+        eventually(lambda: b"w1" in self.said)
+
+    def run(self) -> None:
+        line = http.client.HTTPConnection("127.0.0.1", self._service.port)
+        body = {"model": "a", "prompt": WORDS, "max_tokens": 50, "stream": True, "temperature": 1}
+        line.request("POST", "/v1/completions", json.dumps(body))
+        answer = line.getresponse()
+        try:
+            while piece := answer.read1():
+                self.said += piece
+        except (OSError, http.client.HTTPException) as error:
+            self.said += f"({error})".encode()
+
+
+@contextmanager
+def serving(folder: Path, grace: float, **switches: float) -> Iterator[Service]:
+    models = folder / "models"
+    models.mkdir()
+    write_model(models, "a", **switches)
+    env = {**ENVIRONMENT, "MODELS_DIR": str(models), "GRACE_PERIOD": str(grace)}
+    with Service(["run.py", "--no-fetch"], folder, env) as service:
+        yield service
+
+
+def test_streams_are_finished_and_newcomers_sent_away(tmp_path: Path) -> None:
+    with serving(tmp_path, 30, pace=0.2) as service:
+        stream = Stream(service)
+        service.signal(signal.SIGTERM)
+        eventually(lambda: service.request("/ready")[0] == 503)
+        status, headers, body = service.request("/v1/models")
+        assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
+        assert int(headers["retry-after"]) >= 1
+        assert service.request("/health")[0] == 200
+        stream.join(10)
+        assert b"w14" in stream.said and stream.said.rstrip().endswith(b"data: [DONE]")
+        service.wait_until_gone(5)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait(second: signal.Signals, tmp_path: Path) -> None:
+    with serving(tmp_path, 60, hang_after_tokens=3) as service:
+        Stream(service)
+        service.signal(signal.SIGTERM)
+        eventually(lambda: service.request("/ready")[0] == 503)
+        service.signal(second)
+        service.wait_until_gone(5)
+
+
+def test_an_interrupt_does_not_wait(tmp_path: Path) -> None:
+    with serving(tmp_path, 60, hang_after_tokens=3) as service:
+        Stream(service)
+        service.signal(signal.SIGINT)
+        service.wait_until_gone(5)
+
+
+def _stop(service: Service, *more: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PORT": str(service.port), "GRACE_PERIOD": "1"}
+    command = [*COMMAND, "stop", *more]
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_command_stops_what_runs_longer_than_the_grace_period(tmp_path: Path) -> None:
+    with serving(tmp_path, 1, hang_after_tokens=3) as service:
+        Stream(service)
+        began = time.monotonic()
+        done = _stop(service)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "has ended" in done.stdout and time.monotonic() - began > 1
+        service.wait_until_gone(5)
+        done = _stop(service)
+        assert done.returncode == 1 and f"runs on port {service.port}" in done.stdout
