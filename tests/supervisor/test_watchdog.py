@@ -63,7 +63,7 @@ async def test_one_that_makes_no_step_is_ended_and_started_again(
 ) -> None:
     more: dict[str, Any] = {fault: 2}
     write_model(models, "a", **more)
-    async with rig(models, runtime, stall_seconds=0.8) as it:
+    async with rig(models, runtime, stall_seconds=2.0) as it:
         it.pool.watch()
         lease = await it.lease("a")
         engine = it.engine("a")
