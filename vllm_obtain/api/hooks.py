@@ -17,9 +17,9 @@ from vllm_obtain.messages import Served
 access = log.get_logger("vllm_obtain.access")
 
 _REQUEST_ID = re.compile(r"^[\w.:@/+=-]{1,128}$")
-# Asked every few seconds by machines: counted, but not worth a line each.
 # Seconds after which the next service may be there.
 DRAIN_RETRY = 5
+# Asked every few seconds by machines: counted, but not worth a line each.
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -48,7 +48,6 @@ def _begin() -> None:
             code="too_many_connections",
             retry_after=2,
         )
-
     if made.draining and request.path not in _QUIET:
         g.refused = True
         raise Overloaded(
