@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -36,6 +37,22 @@ def aside(work: Callable[[], T]) -> T:
 
     made: T = get_hub().threadpool.apply(work)
     return made
+
+
+def give_way() -> None:
+    """Let others go on that are ready to; where there are threads, they do so by themselves."""
+    if is_cooperative():
+        from gevent import sleep
+
+        sleep(0)
+
+
+def stop_reading(connection: Any) -> None:
+    """Have whoever reads from a connection find its end; answers can still be written to it."""
+    # Not the object's own method: that of a TLS socket forgets its encryption.
+    raw = getattr(connection, "_sock", connection)
+    with contextlib.suppress(OSError):
+        _socket.socket.shutdown(raw, socket.SHUT_RD)
 
 
 def serve_first(connection: socket.socket, first: bool = True) -> None:

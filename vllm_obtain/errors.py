@@ -16,6 +16,7 @@ ServiceError
 │   └── ResponseNotFound
 │       └── PreviousResponseNotFound
 │   └── NotDone                  other services do that on this path
+├── BodyTimeout             408  the body comes too slowly
 ├── TooLarge                413
 ├── Overloaded              429/503  come back after `retry_after` seconds
 ├── RateLimited             429  the caller has used up its minute
@@ -218,6 +219,14 @@ class NotDone(NotFound):
     """Other services do something on this path; the message says what to do instead."""
 
     code = "not_supported"
+
+
+class BodyTimeout(ServiceError):
+    """The body came more slowly than BODY_TIMEOUT allows."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "body_timeout"
 
 
 class TooLarge(ServiceError):

@@ -8,8 +8,10 @@ counting is switched off and workers are replaced here: the new one first, then 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -48,7 +50,8 @@ worker_connections = _settings.worker_connections
 certfile = _settings.tls_certfile or None
 keyfile = _settings.tls_keyfile or None
 timeout = 300
-keepalive = 5
+# For the head of a request, the first one or the next.
+keepalive = _settings.header_timeout
 # A worker that is being replaced finishes every request it has.
 graceful_timeout = int(_settings.request_timeout) + 5
 # It is one path per user, on which several services would clash; ours is the supervisor's.
@@ -98,7 +101,10 @@ def when_ready(server: Any) -> None:
 
 def ssl_context(config: Any, default: Callable[[], Any]) -> Any:  # noqa: ARG001 - gunicorn's way
     """Make what encrypts, as `access/tls.py` has it."""
-    return tls.tightened(default())
+    made: Any = tls.tightened(default())
+    # gevent would shake hands before anybody counts the connection, and wait for ever.
+    made.wrap_socket = functools.partial(made.wrap_socket, do_handshake_on_connect=False)
+    return made
 
 
 def post_worker_init(worker: Any) -> None:
@@ -159,11 +165,24 @@ def _count_connections(worker: Any, made: Services) -> None:
         hasten(client)
         made.connections.opened(client)
         try:
-            handle(listener, client, address)
+            if _is_encrypted(client, made.settings.header_timeout):
+                handle(listener, client, address)
         finally:
             made.connections.closed(client)
 
     worker.handle = counted
+
+
+def _is_encrypted(client: Any, seconds: float) -> bool:
+    """Shake hands with a client that speaks TLS; False if it does not do so in time."""
+    if not isinstance(client, ssl.SSLSocket):
+        return True
+    from gevent import Timeout
+
+    with contextlib.suppress(OSError), Timeout(seconds, False):
+        client.do_handshake()
+        return True
+    return False
 
 
 def _leave_in_time(worker: Any, made: Services) -> None:

@@ -222,7 +222,7 @@ def test_routes_that_are_not_there(service: Service) -> None:
 
 def test_a_body_that_is_too_large_is_413(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as line:
-        size = 17 * 1024 * 1024
+        size = 65 * 1024 * 1024
         line.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -26,6 +27,27 @@ def test_a_folder(tmp_path: Path) -> None:
     assert model.size_bytes == sum(file.stat().st_size for file in used)
     assert (model.architecture, model.context_length) == ("LlamaForCausalLM", 512)
     assert (model.header, model.problem) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.CKPT"])
+def test_pickled_weights_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / name).write_bytes(pickle.dumps(1))
+    model = only(tmp_path)
+    assert (model.name, model.format) == ("m", "safetensors")
+    assert model.problem and f"{name} is a pickle" in model.problem and "GGUF" in model.problem
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
+def test_a_pickle_under_another_name_is_refused(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps({"w": [1.0] * 1000}))
+    assert "safetensors file" in str(only(tmp_path).problem) or "not a GGUF" in str(
+        only(tmp_path).problem
+    )
 
 
 def test_copies_that_the_index_does_not_name_are_not_counted(tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ def test_two_models_on_a_gpu_get_half_each_and_a_cache_of_a_said_size(tmp_path: 
     assert made.limits.pool_tokens == cache // PER_TOKEN
 
 
+@pytest.mark.parametrize("machine", [cpu(), gpu()], ids=["cpu", "gpu"])
+def test_no_code_of_a_model_is_trusted(tmp_path: Path, machine: Machine) -> None:
+    config = {"architectures": ["Own"], "auto_map": {"AutoModelForCausalLM": "own.Own"}}
+    made = size(model(tmp_path, config), Settings.load({}), machine)
+    assert not any("remote-code" in word.replace("_", "-") for word in made.arguments)
+    given = Settings.load({"VLLM_EXTRA_ARGS": "--trust-remote-code"})
+    assert "--trust-remote-code" in size(model(tmp_path, config), given, machine).arguments
+
+
 def test_settings_reach_vllm(tmp_path: Path) -> None:
     made = plan(
         tmp_path,

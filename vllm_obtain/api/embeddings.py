@@ -14,6 +14,7 @@ from flask import Response, g, request
 from vllm_obtain.api import entry, pick
 from vllm_obtain.api.ask import Ask
 from vllm_obtain.api.cancel import Cancel, watched
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
@@ -33,7 +34,7 @@ _LENGTH_ERROR = 1e-3
 
 def embeddings() -> Response:
     """POST /v1/embeddings."""
-    made, asked = services(), parse_embedding(request.get_data())
+    made, asked = services(), parse_embedding(read_body())
     inputs = asked.inputs
     model = pick.embedder(made, asked.model)
     rows, tokens = vectors(made, model, inputs, asked.dimensions)

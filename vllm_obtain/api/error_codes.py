@@ -156,6 +156,12 @@ _ALL = (
         "The `Allow` header names them.",
     ),
     ErrorCode(
+        "body_timeout",
+        408,
+        "The body came too slowly (BODY_TIMEOUT).",
+        "Send it faster, or send less.",
+    ),
+    ErrorCode(
         "switch_under_way",
         409,
         "The model is on its way to another engine.",
@@ -279,6 +285,7 @@ BODY = (
     "invalid_value",
     "missing_required_parameter",
     "unsupported_parameter",
+    "body_timeout",
     "request_too_large",
 )
 SUPERVISOR = ("supervisor_unavailable",)

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from vllm_obtain import log
+from vllm_obtain.api.reading import Ending, end_connection, is_left, linger
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.errors import Overloaded
 from vllm_obtain.messages import Served
@@ -25,6 +26,7 @@ _QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 def register(app: Flask) -> None:
     """Wrap the requests of an app."""
+    app.wsgi_app = Ending(app.wsgi_app)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.after_request(_end)
 
@@ -63,8 +65,10 @@ def _end(response: Response) -> Response:
     response.headers["openai-processing-ms"] = str(int((time.monotonic() - g.began) * 1000))
     if "account" in g:
         response.headers.update(g.account.headers)
-    if g.get("refused"):
+    left = is_left(request.environ)
+    if left or g.get("refused"):
         response.headers["Connection"] = "close"
+        end_connection(request.environ)
     if "leniency" in g and g.leniency.ignored:
         response.headers["X-Ignored-Parameters"] = g.leniency.told
     cache = g.cache() if "cache" in g else ""
@@ -78,6 +82,8 @@ def _end(response: Response) -> Response:
         if client is not None:
             made.connections.resting(client)
         _record(made, line, time.monotonic() - began, tally, model)
+        if left and client is not None:
+            linger(client)
 
     response.call_on_close(close)
     return response

@@ -9,13 +9,14 @@ from typing import cast
 import msgspec
 from flask import Response, g, request
 
-from vllm_obtain.api import entry, pick
+from vllm_obtain.api import entry, lengths, pick
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.defaults import fill
 from vllm_obtain.api.fingerprint import fingerprint
 from vllm_obtain.api.flights import Flight, key_of
 from vllm_obtain.api.generate import Generation, Keeper
 from vllm_obtain.api.leniency import Leniency
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.api.seen import seen
 from vllm_obtain.api.services import Services, services
@@ -39,12 +40,12 @@ STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 def chat() -> Response:
     """POST /v1/chat/completions."""
-    return answer(parse_chat(request.get_data(), leniency().unknown), ChatRenderer)
+    return answer(parse_chat(read_body(), leniency().unknown), ChatRenderer)
 
 
 def completions() -> Response:
     """POST /v1/completions."""
-    return answer(parse_completion(request.get_data(), leniency().unknown), TextRenderer)
+    return answer(parse_completion(read_body(), leniency().unknown), TextRenderer)
 
 
 def leniency() -> Leniency:
@@ -69,12 +70,15 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
     _check(asked)
     model = pick.talker(made, asked.model)
     g.model = model.name
+    lengths.check_messages(made, model, asked)
     fill(asked, model, made.model_settings.of(model.name))
     cancel = Cancel()
     with ExitStack() as held:
         held.enter_context(watched(request.environ, cancel))
         prepared = _prepared(asked, model, seen(made, asked, model, cancel, leniency()))
-        batches = held.enter_context(_closing(_batches(made, prepared.task, model, cancel, held)))
+        task = prepared.task
+        lengths.check_prompt(made, model, task.prompt, "messages" if task.is_chat else "prompt")
+        batches = held.enter_context(_closing(_batches(made, task, model, cancel, held)))
         # Whatever refuses the request does so before the engine begins; from then on there is time
         # to send the head of a stream, which would otherwise delay its first token.
         first = next(batches, [])

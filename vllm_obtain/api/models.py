@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from flask import Response, request
+from flask import Response
 from msgspec.structs import replace
 
 from vllm_obtain.api.answers import Capabilities, ModelBody, ModelList, ModelStage, ModelState
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
@@ -61,7 +62,7 @@ def load() -> Response:
     With an `engine` the model is moved there while requests run; `auto` is the best one here.
     """
     made = services()
-    body = decode(request.get_data(), _load)
+    body = decode(read_body(), _load)
     model = made.catalogue.find(body.model_name)
     # The supervisor keeps LOAD_TIMEOUT; waiting for other models to leave comes on top.
     timeout = made.settings.load_timeout + made.settings.request_timeout if body.wait else 10
@@ -75,7 +76,7 @@ def load() -> Response:
 def unload() -> Response:
     """POST /v1/models/unload: answers when the model has finished its requests and is gone."""
     made = services()
-    body = decode(request.get_data(), _unload)
+    body = decode(read_body(), _unload)
     model = made.catalogue.find(body.model_name)
     done = made.supervisor.ask(
         Unload(model.name), Done, made.settings.request_timeout + made.settings.load_timeout

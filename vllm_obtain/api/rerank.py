@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 
 import msgspec
-from flask import Response, request
+from flask import Response
 
 from vllm_obtain.api import pick
 from vllm_obtain.api.embeddings import vectors
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import services
 from vllm_obtain.protocol.vectors import (
     DocumentText,
@@ -21,7 +22,7 @@ from vllm_obtain.protocol.vectors import (
 
 def rerank() -> Response:
     """POST /v1/rerank."""
-    made, asked = services(), parse_rerank(request.get_data())
+    made, asked = services(), parse_rerank(read_body())
     texts = asked.texts
     model = pick.embedder(made, asked.model)
     (query, *rows), tokens = vectors(made, model, [asked.query, *texts], param="documents")

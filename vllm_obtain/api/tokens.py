@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 from flask import Response, g, request
 
-from vllm_obtain.api import entry, pick
+from vllm_obtain.api import entry, lengths, pick
 from vllm_obtain.api.ask import Ask
 from vllm_obtain.api.cancel import Cancel, watched
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.prepare import prepare_chat
@@ -21,7 +22,7 @@ from vllm_obtain.protocol.tokens import TextBody, TokensBody, parse_detokenize, 
 
 def tokenize() -> Response:
     """POST /tokenize."""
-    made, asked = services(), parse_tokenize(request.get_data())
+    made, asked = services(), parse_tokenize(read_body())
     chat = asked.chat
     # What a template writes has the model's marks in it already.
     special = chat is None if asked.add_special_tokens is None else asked.add_special_tokens
@@ -37,7 +38,7 @@ def tokenize() -> Response:
 
 def detokenize() -> Response:
     """POST /detokenize."""
-    made, asked = services(), parse_detokenize(request.get_data())
+    made, asked = services(), parse_detokenize(read_body())
     model = pick.any_model(made, asked.model)
     body = TextBody(text_of(made, model, asked.tokens))
     return Response(msgspec.json.encode(body), mimetype="application/json")
@@ -106,6 +107,8 @@ def prompt_of(made: Services, model: Model, asked: ChatRequest) -> str:
 def _tokenize(
     made: Services, model: Model, text: str, special: bool, texts: bool
 ) -> tuple[Tokens, int]:
+    lengths.check_text(made, model, text)
+
     def question(adapter: Adapter) -> tuple[str, object]:
         return adapter.tokenize_path, adapter.tokenize_body(text, special, texts)
 

@@ -16,6 +16,8 @@ from vllm_obtain.catalogue.walk import Folder
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})", re.ASCII)
 # What belongs to a model beside its weights; the same weights in other formats don't.
 _BESIDE = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
+# Weights that PyTorch unpickles: whoever made such a file has its programs run by who reads it.
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ def models_in(folder: Folder) -> list[Found]:
     if any(name.endswith(WEIGHTS) for name in folder.files):
         files = {n: file for n, file in folder.files.items() if n.endswith((WEIGHTS, *_BESIDE))}
         found.append(Found(folder.path, "safetensors", folder.path.name, files))
+    elif not found and CONFIG in folder.files:
+        found = _pickled_models(folder)
     return sorted(found, key=lambda each: each.path)
 
 
@@ -79,6 +83,19 @@ def is_whole_folder(folder: Folder) -> bool:
     Such as the `original` copy of the same weights, or the parts of a sentence encoder.
     """
     return CONFIG in folder.files and any(n.endswith(WEIGHTS) for n in folder.files)
+
+
+def _pickled_models(folder: Folder) -> list[Found]:
+    """The model of a folder that has its weights in pickles alone: listed, and never loaded."""
+    pickles = sorted(name for name in folder.files if name.lower().endswith(_PICKLED))
+    if not pickles:
+        return []
+    files = {name: folder.files[name] for name in (*pickles, CONFIG)}
+    problem = (
+        f"{pickles[0]} is a pickle, which can run programs when it is read; get the model as "
+        "safetensors or GGUF"
+    )
+    return [Found(folder.path, "safetensors", folder.path.name, files, problem)]
 
 
 def _gguf_models(folder: Folder) -> list[Found]:

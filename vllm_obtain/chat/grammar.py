@@ -138,18 +138,31 @@ def check(grammar: str, param: str) -> None:
     Raises:
         InvalidRequest: it is too large, or the message names what in it is not supported.
     """
-    if len(grammar) > MAX_BYTES:
-        raise InvalidRequest(
-            f"Invalid '{param}': it comes to {len(grammar):,} bytes of grammar and {MAX_BYTES:,} "
-            "are allowed. Shorten its enumerations.",
-            param=param,
-        )
+    check_size(len(grammar), param)
     problem = trial.problem(grammar)
     if problem:
         raise InvalidRequest(
             f"Invalid '{param}': no engine can hold an answer to it: {problem}.",
             param=param,
             code="unsupported_schema",
+        )
+
+
+def check_size(size: int, param: str) -> None:
+    """Refuse what is too large before anything looks through it, which can take many seconds.
+
+    Args:
+        size: of the grammar, or of what it is made of.
+        param: the request's field that asks for it.
+
+    Raises:
+        InvalidRequest: it is.
+    """
+    if size > MAX_BYTES:
+        raise InvalidRequest(
+            f"Invalid '{param}': it comes to {size:,} bytes of grammar and {MAX_BYTES:,} "
+            "are allowed. Shorten its enumerations.",
+            param=param,
         )
 
 

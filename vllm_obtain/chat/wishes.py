@@ -35,6 +35,8 @@ def wished_form(request: InferenceRequest) -> Wish | None:
     found = [*_guided(request), *_structured(request)]
     if isinstance(request, ChatRequest):
         found += _format(request)
+    for wish in found:
+        grammar.check_size(len(wish.grammar), wish.param)
     if len(found) > 1:
         first, second = found[0].param, found[1].param
         raise InvalidRequest(
@@ -85,8 +87,10 @@ def _wishes(
     if schema is not None:
         found.append(Wish(grammar.of_schema(_schema(schema, f"{where}json")), f"{where}json"))
     if regex is not None:
+        grammar.check_size(len(regex), f"{where}regex")
         found.append(Wish(grammar.of_regex(regex), f"{where}regex"))
     if choice is not None:
+        grammar.check_size(sum(map(len, choice)) + len(choice), f"{where}choice")
         found.append(Wish(grammar.of_choice(choice), f"{where}choice"))
     if language is not None:
         name = f"{where}grammar"

@@ -27,6 +27,9 @@ _TAGS: Tags = (
     (re.compile(r"tools\[\.*\d*\]\.type$"), "function"),
 )
 
+# Values of a body, counted by the commas between them.
+MOST_VALUES = 2_000_000
+
 # Each is left out by a round of its own.
 _MOST_IGNORED = 32
 
@@ -83,6 +86,7 @@ def decode(
         tags: what is allowed where the types of a union are told apart, by patterns of the field;
             the first that matches is told.
     """
+    _check_values(body)
     while True:
         try:
             return _decoded(body, decoder)
@@ -99,6 +103,18 @@ def decode(
             raise InvalidRequest(message, code="invalid_json") from None
         except RecursionError:
             raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+
+
+def _check_values(body: bytes) -> None:
+    """Refuse what takes seconds to read, in which nobody else is answered.
+
+    Each value but the first of its list or object has a comma before it. A text has some too, but
+    the longest prompts have no million.
+    """
+    if len(body) > MOST_VALUES and body.count(b",") > MOST_VALUES:
+        raise InvalidRequest(
+            f"The body has more than {MOST_VALUES:,} values. Send fewer.", code="invalid_json"
+        )
 
 
 def _without(body: bytes, refusal: UnsupportedParameter) -> bytes:

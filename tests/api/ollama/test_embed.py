@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from vllm_obtain.api import errors
 from vllm_obtain.api.ollama import embed, routes
 from vllm_obtain.api.services import EXTENSION
+from vllm_obtain.settings import Settings
 
 
 class Maker:
@@ -38,7 +39,7 @@ def client() -> Iterator[FlaskClient]:
     app = Flask("bare")
     model = SimpleNamespace(name="mini", kind="embedding")
     catalogue = SimpleNamespace(known=lambda: (model,), find=lambda _: model)
-    app.extensions[EXTENSION] = SimpleNamespace(catalogue=catalogue)
+    app.extensions[EXTENSION] = SimpleNamespace(catalogue=catalogue, settings=Settings())
     app.before_request(routes.dialect)
     errors.register(app)
     app.post("/api/embed")(embed.embed)

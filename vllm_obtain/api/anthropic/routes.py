@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, g
 
 from vllm_obtain.api import pick, tokens
 from vllm_obtain.api.anthropic.answers import TokensCount
@@ -20,12 +20,13 @@ from vllm_obtain.api.anthropic.requests import (
 )
 from vllm_obtain.api.anthropic.translate import translate
 from vllm_obtain.api.inference import answer, leniency
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import services
 
 
 def messages() -> Response:
     """POST /v1/messages."""
-    asked = parse_messages(request.get_data())
+    asked = parse_messages(read_body())
     made = services()
     model = pick.talker(made, asked.model)
     chat, ignored = translate(asked, made.speaker(model).takes_effort)
@@ -36,7 +37,7 @@ def messages() -> Response:
 
 def count_tokens() -> Response:
     """POST /v1/messages/count_tokens."""
-    asked, made = parse_count(request.get_data()), services()
+    asked, made = parse_count(read_body()), services()
     model = pick.talker(made, asked.model)
     chat, _ = translate(asked, made.speaker(model).takes_effort)
     found = tokens.count(made, model, chat)

@@ -6,7 +6,7 @@ import math
 import time
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, g
 
 from vllm_obtain.api import embeddings as work
 from vllm_obtain.api import pick
@@ -15,6 +15,7 @@ from vllm_obtain.api.ollama.models import context_of, find, reply
 from vllm_obtain.api.ollama.options import check_context, sampling
 from vllm_obtain.api.ollama.requests import EmbedBody, EmbeddingsBody
 from vllm_obtain.api.ollama.routes import leave_after, may_leave
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import UnsupportedParameter
@@ -29,7 +30,7 @@ _embeddings = msgspec.json.Decoder(EmbeddingsBody)
 def embed() -> Response:
     """POST /api/embed: a vector of length 1 for each text."""
     began = time.monotonic()
-    body = decode(request.get_data(), _embed)
+    body = decode(read_body(), _embed)
     made = services()
     model = _model(made, body)
     inputs = [body.input] if isinstance(body.input, str) else body.input
@@ -42,7 +43,7 @@ def embed() -> Response:
 
 def embeddings() -> Response:
     """POST /api/embeddings: the vector of one text, as the model gives it."""
-    body = decode(request.get_data(), _embeddings)
+    body = decode(read_body(), _embeddings)
     made = services()
     model = _model(made, body)
     vectors, _ = _vectors(made, model, [body.prompt] if body.prompt else [], None)

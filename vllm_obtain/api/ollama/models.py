@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from flask import Response, request
+from flask import Response
 from msgspec import UNSET
 
 from vllm_obtain.api.ollama.answers import (
@@ -20,6 +20,7 @@ from vllm_obtain.api.ollama.answers import (
 )
 from vllm_obtain.api.ollama.requests import ShowBody
 from vllm_obtain.api.ollama.translate import LATEST
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import sight
@@ -46,7 +47,7 @@ def tags() -> Response:
 
 def show() -> Response:
     """POST /api/show: what is known of a model."""
-    body = decode(request.get_data(), _show)
+    body = decode(read_body(), _show)
     if body.verbose:
         raise UnsupportedParameter(
             "verbose", "Tensors and vocabularies are not told; leave it out."

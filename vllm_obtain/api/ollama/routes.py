@@ -22,6 +22,7 @@ from vllm_obtain.api.ollama.options import check_context
 from vllm_obtain.api.ollama.render import ChatRenderer, GenerateRenderer, OllamaRenderer
 from vllm_obtain.api.ollama.requests import ChatBody, GenerateBody, GenerationFields, KeepAlive
 from vllm_obtain.api.ollama.watch import Watch
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.render import Renderer
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
@@ -52,7 +53,7 @@ def running() -> Response:
 
 def chat() -> Response:
     """POST /api/chat. Without messages it loads the model, or unloads it with `keep_alive` 0."""
-    body = decode(request.get_data(), _chat)
+    body = decode(read_body(), _chat)
     made = services()
     model = find(made, body.model)
     if not body.messages:
@@ -68,7 +69,7 @@ def chat() -> Response:
 
 def generate() -> Response:
     """POST /api/generate. Without a prompt it loads the model, or unloads it like `chat`."""
-    body = decode(request.get_data(), _generate)
+    body = decode(read_body(), _generate)
     made = services()
     model = find(made, body.model)
     if not body.prompt and not body.images:

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from vllm_obtain.api import entry
 from vllm_obtain.api.inference import answer
+from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.responses.asked import parse
 from vllm_obtain.api.responses.render import ResponsesRenderer
 from vllm_obtain.api.responses.shapes import Deleted, ItemList
@@ -32,7 +33,7 @@ class Page(Struct, forbid_unknown_fields=True):
 def create() -> Response:
     """POST /v1/responses."""
     g.error_body = lambda error: error_body(own_words(error))
-    asked, given = parse(request.get_data())
+    asked, given = parse(read_body())
     kept = _kept()
     items = kept.resolve(given)
     before = kept.conversation(asked.previous_response_id)

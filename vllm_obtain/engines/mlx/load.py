@@ -48,7 +48,9 @@ def load(config: Config) -> Loaded:
     if config.memory_bytes:
         mx.set_memory_limit(config.memory_bytes)
         mx.set_cache_limit(config.memory_bytes // 8)
-    model, tokenizer = load_folder(config.model, lazy=config.widen)
+    # Neither model nor tokenizer may bring programs along; mlx-lm refuses them for the model.
+    untrusted = {"trust_remote_code": False}
+    model, tokenizer = load_folder(config.model, tokenizer_config=untrusted, lazy=config.widen)
     if config.widen:
         widen(model)
     memory = Memory.plan(model, config.memory_bytes)
