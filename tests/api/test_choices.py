@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.api.test_chat import _busy_slots, _send
+from tests.catalogue.gguf_files import write_gguf
 from tests.fake_engine import ENVIRONMENT, write_model
 from tests.service import Service, eventually
 
@@ -140,6 +141,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("small")
     models = folder / "models"
     models.mkdir()
+    write_gguf(models / "small.gguf", {"llama.context_length": 1500})
     write_model(models, "small", slots=4, pool_tokens=2000, context=1500)
     write_model(models, "endless", lacks="end")
     write_model(models, "uncounted", lacks="usage")
