@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.engines.conftest import Start, wait_for
+from tests.service import eventually
 from vllm_obtain.engines.client import EngineLost, Exchange
 from vllm_obtain.errors import EngineFailed, InvalidRequest, RequestTimeout, ServiceError
 from vllm_obtain.protocol.events import Delta, Event, Finish, Progress, Usage
@@ -50,7 +51,7 @@ def test_a_text(fake_engine: Start) -> None:
     engine = fake_engine()
     events = ask(engine.socket, TEXT, max_tokens=-1)
     assert events == [Progress(2, 2), Delta("one "), Delta("two "), Finish("stop"), Usage(2, 2)]
-    assert engine.requests == ["arrived", "done 2"]
+    eventually(lambda: engine.requests == ["arrived", "done 2"])
 
 
 @pytest.mark.parametrize(
