@@ -34,6 +34,8 @@ def stubbed(settings: Mapping[str, str]) -> Iterator[Service]:
             "EXTRA_ENGINES": f"{StubAdapter.name}=bench.adapters:StubAdapter",
             "MAX_CONCURRENT_REQUESTS": "5000",
             "WORKER_CONNECTIONS": "2000",
+            # It says that its cache holds 2^40 tokens, and has none.
+            "MEMORY_LIMIT": str(2**50),
             **settings,
         }
         with running(MODEL, variables) as service:

@@ -288,7 +288,9 @@ def last_message(prompt: str) -> str:
 def read_request(client: socket.socket) -> tuple[str, str, Any]:
     """Read one HTTP request: its method, its path and its JSON."""
     with client.makefile("rb") as file:
-        method, path, _ = file.readline().decode().split()
+        if not (first := file.readline()):
+            raise ConnectionResetError("it asked nothing")
+        method, path, _ = first.decode().split()
         length = 0
         while (line := file.readline().strip()) != b"":
             name, _, value = line.partition(b":")

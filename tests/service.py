@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import ssl
@@ -74,6 +75,11 @@ class Service:
     @property
     def url(self) -> str:
         return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def runtime(self) -> Path:
+        """Where it keeps its sockets."""
+        return Path(f"/tmp/vllm-obtain-{os.getuid()}/{self.port}")
 
     @property
     def pid(self) -> int:
@@ -182,8 +188,7 @@ class Service:
             if time.monotonic() > end:
                 raise AssertionError(f"left after {seconds} s: {[p.cmdline() for p in left]}")
             psutil.wait_procs(left, timeout=max(0.05, end - time.monotonic()))
-        folder = Path(f"/tmp/vllm-obtain-{os.getuid()}/{self.port}")
-        assert not folder.exists(), list(folder.iterdir())
+        assert not self.runtime.exists(), list(self.runtime.iterdir())
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -196,6 +201,9 @@ class Service:
                     process.send_signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait(timeout=10)
+        # Another test may be given the same port.
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        self.runtime.with_suffix(".lock").unlink(missing_ok=True)
 
     def logged(self, name: str) -> list[dict[str, Any]]:
         """The lines of a log file."""

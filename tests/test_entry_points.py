@@ -109,6 +109,18 @@ def test_kill_9_of_engine_supervisor_and_worker_are_survived(tmp_path: Path) -> 
         assert service.engine()["pid"] == engine
 
 
+def test_what_a_killed_service_marked_means_nothing_to_the_next(tmp_path: Path) -> None:
+    service = Service(["run.py"], tmp_path, {"WORKERS": "2"})
+    service.runtime.mkdir(parents=True, mode=0o700, exist_ok=True)
+    service.runtime.parent.chmod(0o700)
+    left = [service.runtime / name for name in ("recycle", "drain-1")]
+    for each in left:
+        each.touch()
+    with service:  # a worker that took itself for a successor would not say that it is ready
+        assert len(workers_of(service)) == 2
+        assert not any(each.exists() for each in left)
+
+
 def test_recycling_cuts_nothing_and_never_leaves_the_port_unanswered(tmp_path: Path) -> None:
     command = list(GUNICORN)
     command[command.index("--max-requests") + 1] = "10"

@@ -82,8 +82,7 @@ def on_starting(server: Any) -> None:
         weak.warn(settings, Path(".env"))
         log.close()
         hardware.device(settings.device_type)
-        runtime.prepare(settings.port)
-        runtime.note_service(settings.port)
+        runtime.begin_service(settings.port)
     except (SettingsError, StartError) as error:
         sys.exit(str(error))
 

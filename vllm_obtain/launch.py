@@ -30,9 +30,7 @@ def launch(mode: Mode, fetch: bool = True) -> NoReturn:
     try:
         settings = load_settings()
         if not _is_reloaded():
-            tls.context(settings)
-            require_keys(settings, [settings.host])
-            require_free(settings.host, settings.port)
+            _check(settings)
             if fetch:
                 ensure_a_model(settings.models_dir)
             # Once, before there are workers; not in gunicorn's master, which shall have no children
@@ -51,9 +49,7 @@ def serve_here() -> NoReturn:
     try:
         settings = load_settings()
         if not _is_reloaded():
-            tls.context(settings)
-            require_keys(settings, [settings.host])
-            require_free(settings.host, settings.port)
+            _check(settings)
         development(settings, reload=settings.debug)
     except (SettingsError, StartError, ServiceError) as error:
         sys.exit(str(error))
@@ -79,13 +75,11 @@ def development(settings: Settings, reload: bool) -> None:
         if not _is_reloaded():
             # The first process only watches files; its children come and go, so it is the owner.
             os.environ[OWNER_VARIABLE] = str(os.getpid())
-            runtime.prepare(settings.port)
-            runtime.note_service(settings.port)
+            runtime.begin_service(settings.port)
             run_simple(settings.host, settings.port, _nothing, use_reloader=True)
             return
     if not reload:
-        runtime.prepare(settings.port)
-        runtime.note_service(settings.port)
+        runtime.begin_service(settings.port)
     encryption = tls.context(settings)
     app = create_app(settings)
     weak.warn(settings, Path(".env"))
@@ -117,6 +111,13 @@ def require_free(host: str, port: int) -> None:
                 f"Cannot listen on {host}:{port}: {error.strerror or error}. "
                 "Stop what uses it, or set another PORT or HOST."
             ) from error
+
+
+def _check(settings: Settings) -> None:
+    """Find what would stop the service, before anything is fetched or started."""
+    tls.context(settings)
+    require_keys(settings, [settings.host])
+    require_free(settings.host, settings.port)
 
 
 def _gunicorn() -> NoReturn:

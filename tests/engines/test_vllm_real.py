@@ -105,6 +105,9 @@ def test_a_killed_process_under_load_is_survived(vllm: Service, name: str) -> No
         assert not stream.is_alive()
     crashes = [line for line in vllm.logged("errors.log") if line["event"] == "engine crashed"]
     assert len(crashes) == restarts + 1
+    # Whoever was killed, it was not by what it was asked.
+    events = {line["event"] for line in vllm.logged("model_operations.log")}
+    assert "request suspected" not in events
 
 
 def _long_stream(service: Service) -> None:

@@ -74,6 +74,8 @@ def prepare() -> None:
     if name.startswith("ApiServer"):
         end_with_the_context()
     elif name != "MainProcess":
+        if name.startswith("EngineCore"):
+            end_with_a_child(("VllmWorker",))
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             if version("vllm").endswith("+cpu"):
                 rewind_generators()
@@ -167,14 +169,22 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def end_with_the_engine() -> None:
-    """End at once when a process behind the HTTP front dies; vLLM takes seconds to do so.
+def end_with_a_child(names: tuple[str, ...]) -> None:
+    """End at once, and with its status, when a process that this one needs dies.
 
-    Until then this process would take requests that nobody answers.
+    vLLM takes seconds to do so, in which its front takes requests that nobody answers, and then
+    ends with an error of its own: that somebody killed a worker would be lost on the way.
+
+    Args:
+        names: what the names of those processes begin with.
     """
+    threading.Thread(target=_watch_children, args=(names,), daemon=True).start()
+
+
+def _watch_children(names: tuple[str, ...]) -> None:
     while True:
         children = multiprocessing.active_children()
-        watched = [each for each in children if each.name.startswith(("EngineCore", "ApiServer"))]
+        watched = [each for each in children if each.name.startswith(names)]
         behind = [os.pidfd_open(child.pid) for child in watched if child.pid]
         # Not their sentinels: those stay open as long as a grandchild holds on to them.
         if behind and multiprocessing.connection.wait(behind, timeout=1):
@@ -207,7 +217,7 @@ def main() -> None:
         from vllm.entrypoints.cli.main import main as vllm_main
 
         end_with_the_context()
-        threading.Thread(target=end_with_the_engine, daemon=True).start()
+        end_with_a_child(("EngineCore", "ApiServer"))
         vllm_main()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1

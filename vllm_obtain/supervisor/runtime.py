@@ -71,9 +71,17 @@ def prepare(port: int) -> Path:
     return path
 
 
-def note_service(port: int) -> None:
-    """Note that this process is the service on a port: `vllm-obtain stop` looks there."""
-    path = folder(port) / SERVICE
+def begin_service(port: int) -> None:
+    """Make this process the service on a port; `vllm-obtain stop` finds it.
+
+    What a killed service had marked for its workers says nothing to ours.
+
+    Raises:
+        StartError: as `prepare` does.
+    """
+    place = prepare(port)
+    _unlink([place / RECYCLE, *place.glob(f"{DRAIN}*")])
+    path = place / SERVICE
     new = path.with_suffix(".new")
     new.write_text(f"{os.getpid()} {started(os.getpid())}")
     new.replace(path)
