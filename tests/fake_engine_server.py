@@ -54,6 +54,7 @@ class Switches:
         garbage_chunk: it sends what is no chunk.
         lacks: what its streams are without: `end` (of the choices) or `usage`.
         pace: seconds before each token.
+        wide: bytes of each token at least.
         request_log: a file; `arrived`, then `done N` or `cancelled N` for each request and its
             tokens.
         body_log: a file; the body of each request, one a line.
@@ -86,6 +87,7 @@ class Switches:
     garbage_chunk: bool = False
     lacks: str = ""
     pace: float = 0.0
+    wide: int = 0
     request_log: str = ""
     body_log: str = ""
 
@@ -195,7 +197,7 @@ class Completion:
         for word in words[:count]:
             self._trouble()
             for index in choices:
-                self._choice(word + " ", None, index)
+                self._choice(word.ljust(self._switches.wide) + " ", None, index)
             self._sent += 1
             self._server.steps += 1
             if self._switches.grow_mib:

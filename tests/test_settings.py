@@ -77,6 +77,8 @@ EXAMPLE = ROOT / ".env.example"
         ("MAX_BODY_MB", "1025", "less than or equal to 1024"),
         ("HEADER_TIMEOUT", "0", "greater than or equal to 1"),
         ("BODY_TIMEOUT", "0", "greater than 0"),
+        ("SEND_TIMEOUT", "0", "greater than 0"),
+        ("MAX_QUEUED_REQUESTS", "-1", "greater than or equal to 0"),
         ("ENABLE_CACHING", "x", "a valid boolean"),
         ("STREAM_PULSE_CHUNKS", "x", "a valid boolean"),
         ("STRICT_PARAMETERS", "x", "a valid boolean"),

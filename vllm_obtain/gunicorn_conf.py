@@ -161,7 +161,7 @@ def _count_connections(worker: Any, made: Services) -> None:
     handle = worker.handle
 
     def counted(listener: Any, client: Any, address: Any) -> None:
-        hasten(client)
+        hasten(client, made.settings.send_timeout)
         made.connections.opened(client)
         try:
             if _is_encrypted(client, made.settings.header_timeout):

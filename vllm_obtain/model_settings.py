@@ -72,6 +72,8 @@ class ModelSettings(BaseModel):
     engine: Annotated[str, BeforeValidator(_engine)] | None = None
     preload: bool = False
     pin: bool = False
+    max_concurrent_requests: int | None = Field(None, ge=1, le=100_000)
+    max_queued_requests: int | None = Field(None, ge=0, le=100_000)
     ttl: float = Field(0, ge=0, le=31_536_000)
     kv_cache_type: CacheType | None = None
     draft_model: Existing | None = None

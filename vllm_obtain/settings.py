@@ -182,9 +182,11 @@ class Settings(BaseModel):
     stream_pulse_chunks: bool = False
     strict_parameters: bool = True
     max_concurrent_requests: int = Field(100, ge=1, le=100_000)
+    max_queued_requests: int = Field(0, ge=0, le=100_000)
     max_body_mb: int = Field(64, ge=1, le=1024)
     header_timeout: int = Field(5, ge=1, le=3600)
     body_timeout: float = Field(30, gt=0, le=3600)
+    send_timeout: float = Field(60, gt=0, le=3600)
     image_urls: bool = True
     image_private_addresses: bool = False
     image_fetch_timeout: float = Field(15, gt=0, le=3600)

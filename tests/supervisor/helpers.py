@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from tests.fake_engine import ENVIRONMENT
-from vllm_obtain.messages import Acquire, Release
+from vllm_obtain.messages import Acquire, Caller, Release
 from vllm_obtain.metrics import Numbers
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.engine import Engine
@@ -55,7 +55,7 @@ class Rig:
         self.numbers = Numbers()
         self.meter = Meter()
         self.pool = Pool(settings, self.catalogue, runtime, self.numbers, self.meter)
-        self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)
+        self.leases = Leases(self.pool, settings, self.numbers)
 
     def engine(self, model: str) -> Engine:
         (engine,) = [each for each in self.pool.engines if each.model.name == model]
@@ -82,8 +82,12 @@ def asking(
     max_tokens: int | None = 10,
     timeout: float = LIMIT,
     fingerprint: bytes = b"",
+    key: str = "",
 ) -> Acquire:
-    return Acquire(model, prompt_tokens, max_tokens, timeout, fingerprint=fingerprint)
+    caller = Caller(key)
+    return Acquire(
+        model, prompt_tokens, max_tokens, timeout, caller=caller, fingerprint=fingerprint
+    )
 
 
 @contextlib.asynccontextmanager

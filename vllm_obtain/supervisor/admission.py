@@ -1,4 +1,4 @@
-"""Who may use one engine process now: slots and tokens, first come, first served.
+"""Who may use one engine process now: slots and tokens, in the order of `turns`.
 
 Every request reserves the tokens it can take before it starts, so the engine's cache can never
 run full under running requests. A request without `max_tokens` reserves a share and asks for
@@ -8,12 +8,12 @@ more as it goes.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.messages import Limits
+from vllm_obtain.supervisor.turns import Turns
 
 if TYPE_CHECKING:
     from vllm_obtain.supervisor.engine import Engine
@@ -38,6 +38,7 @@ class Ticket:
         fingerprint: of what it asks, empty when that is not known.
         vet: called with the engine's name before it gets a place: whether it has to be alone;
             raises when it must not be asked at all.
+        caller: whose it is, for fairness between callers.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Ticket:
         choices: int = 1,
         fingerprint: bytes = b"",
         vet: Callable[[str], bool] | None = None,
+        caller: str = "",
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.wanted = wanted
@@ -54,6 +56,7 @@ class Ticket:
         self.granted = 0
         self.fingerprint = fingerprint
         self.vet = vet
+        self.caller = caller
         self.alone = False
         self.turn: asyncio.Future[None] | None = None
 
@@ -76,7 +79,7 @@ class Admission:
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits
         self._holders: set[Ticket] = set()
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: Turns[Ticket] = Turns()
         self._reserved = 0
         self._slots = 0
         self._closed: Exception | None = None
@@ -126,24 +129,28 @@ class Admission:
         if self.try_enter(ticket):
             return
         ticket.turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(ticket)
+        self._waiting.add(ticket)
+        # It may be its turn, though others have waited longer.
+        self._next()
         try:
             await ticket.turn
         except BaseException:
             self.leave(ticket)
             raise
 
-    def leave(self, ticket: Ticket, broken: bool = False) -> None:
+    def leave(self, ticket: Ticket, broken: bool = False, used: int = 0) -> None:
         """Give a place back, or stop waiting for one; a second time does nothing.
 
         Args:
             ticket: the place.
             broken: whether the process broke off; if that is its end, it was there.
+            used: tokens that were read and made in it.
         """
         if ticket in self._holders:
             if broken:
                 self._broken.append(ticket)
             self._holders.remove(ticket)
+            self._waiting.correct(ticket.caller, used - ticket.reserved)
             self._reserved -= ticket.reserved
             self._slots -= ticket.choices
         elif ticket in self._waiting:
@@ -157,12 +164,12 @@ class Admission:
         """
         if ticket not in self._holders or self._limits is None:
             return
-        self._reserved -= ticket.reserved
+        before = ticket.reserved
         ticket.prompt_tokens = prompt_tokens
         if ticket.wanted is not None:
             room = max(0, self._limits.context - prompt_tokens)
             ticket.granted = ticket.choices * min(ticket.wanted, room)
-        self._reserved += ticket.reserved
+        self._count(ticket, ticket.reserved - before)
         self._next()
 
     def extend(self, ticket: Ticket, tokens: int) -> int:
@@ -177,7 +184,7 @@ class Admission:
         if granted <= 0:
             return 0
         ticket.granted += granted
-        self._reserved += granted
+        self._count(ticket, granted)
         return granted
 
     def believe(self) -> None:
@@ -207,8 +214,7 @@ class Admission:
             reason: what they are told; EngineGone when left out.
         """
         self._closed = reason or EngineGone()
-        waiting, self._waiting = self._waiting, deque()
-        for ticket in waiting:
+        for ticket in self._waiting.clear():
             if ticket.turn is not None and not ticket.turn.done():
                 ticket.turn.set_exception(self._closed)
 
@@ -231,6 +237,7 @@ class Admission:
         ticket.prompt_tokens, ticket.granted = prompt, granted
         self._holders.add(ticket)
         self._reserved += ticket.reserved
+        self._waiting.gave(ticket.caller, ticket.reserved)
         self._slots += ticket.choices
         return True
 
@@ -250,19 +257,24 @@ class Admission:
         ticket.alone = False
         self._next()
 
+    def _count(self, ticket: Ticket, tokens: int) -> None:
+        self._reserved += tokens
+        self._waiting.correct(ticket.caller, tokens)
+
     def _next(self) -> None:
         while self._waiting:
-            ticket = self._waiting[0]
-            if ticket.turn is None or ticket.turn.done():
-                self._waiting.popleft()
+            ticket = self._waiting.first()
+            turn = ticket.turn
+            if turn is None or turn.done():
+                self._waiting.remove(ticket)
                 continue
             try:
                 if not self._admit(ticket):
                     return
-                ticket.turn.set_result(None)
+                turn.set_result(None)
             except InvalidRequest as error:
-                ticket.turn.set_exception(error)
-            self._waiting.popleft()
+                turn.set_exception(error)
+            self._waiting.remove(ticket)
 
 
 def _check(ticket: Ticket, tokens: int, limits: Limits) -> None:

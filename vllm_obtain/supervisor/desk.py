@@ -39,7 +39,7 @@ class Desk:
         self.accounts = Accounts()
         self.meter = Meter()
         self.pool = Pool(settings, catalogue, folder, self.numbers, self.meter)
-        self.leases = Leases(self.pool, settings.max_concurrent_requests, self.numbers)
+        self.leases = Leases(self.pool, settings, self.numbers)
         self.answers = Answers(settings.cache_size)
         self.responses = KeptResponses(settings.responses_store_mb * 1024 * 1024)
         self.owners = Owners()

@@ -6,11 +6,12 @@ import asyncio
 import functools
 from collections.abc import Callable
 
-from vllm_obtain.errors import Overloaded, RequestTimeout
+from vllm_obtain.errors import RequestTimeout
 from vllm_obtain.messages import Acquire, Granted, Release
 from vllm_obtain.metrics import Numbers
+from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
-from vllm_obtain.supervisor.drain_rate import DrainRate
+from vllm_obtain.supervisor.crowd import Crowd
 from vllm_obtain.supervisor.engine import Engine
 from vllm_obtain.supervisor.pool import Pool
 
@@ -63,7 +64,8 @@ class Lease:
         if self._ended:
             return
         self._ended = True
-        self._admission.leave(self._ticket, release.lost)
+        used = release.prompt_tokens + release.completion_tokens
+        self._admission.leave(self._ticket, release.lost, used)
         self._engine.touch()
         if release.lost and self._engine.admission is self._admission:
             self._engine.doubt()
@@ -75,35 +77,38 @@ class Leases:
 
     Args:
         pool: the engines.
-        limit: MAX_CONCURRENT_REQUESTS.
+        settings: have how many there may be.
         numbers: where finished requests are counted.
     """
 
-    def __init__(self, pool: Pool, limit: int, numbers: Numbers) -> None:
+    def __init__(self, pool: Pool, settings: Settings, numbers: Numbers) -> None:
         self._pool = pool
         self._quarantine = pool.quarantine
-        self._limit = limit
+        self._crowd = Crowd(settings)
         self._numbers = numbers
-        self._rate = DrainRate()
-        self.in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many there are."""
+        return self._crowd.size
 
     def try_acquire(self, request: Acquire) -> Lease | None:
         """Give a lease at once if the model is ready and has a place; the common case.
 
         Raises:
-            Overloaded: MAX_CONCURRENT_REQUESTS are running or waiting.
+            Overloaded: as many as may are running or waiting.
             InvalidRequest: it has more choices than the engine can hold, or crashes it.
         """
-        self._check_capacity()
+        self._crowd.check(request.model)
         engine = self._pool.ready(request.model)
         if engine is None:
             return None
         ticket = self._ticket(request)
         if not engine.incoming.try_enter(ticket):
             return None
-        self.in_flight += 1
+        self._crowd.joined(request.model)
         engine.touch()
-        return Lease(engine, engine.incoming, ticket, self._finished)
+        return Lease(engine, engine.incoming, ticket, self._over(request))
 
     async def acquire(self, request: Acquire) -> Lease:
         """Make the model ready, wait for a place on it, and give a lease.
@@ -112,26 +117,30 @@ class Leases:
             ServiceError: no such model, no engine for it, it failed to load, the timeout
                 passed, or there are too many requests already.
         """
-        self._check_capacity()
-        self.in_flight += 1
+        self._crowd.check(request.model)
+        self._crowd.joined(request.model)
         try:
             async with asyncio.timeout(request.timeout):
                 return await self._enter(request)
         except TimeoutError:
-            self.in_flight -= 1
+            self._crowd.left(request.model)
             raise RequestTimeout(
                 f"The request waited for '{request.model}' until REQUEST_TIMEOUT. "
                 "Try again when the service is less busy, or raise REQUEST_TIMEOUT.",
                 retry=False,
             ) from None
         except BaseException:
-            self.in_flight -= 1
+            self._crowd.left(request.model)
             raise
 
     async def _enter(self, request: Acquire) -> Lease:
+        has_waited = False
         while True:
             engine = self._pool.summon(request.model)
             admission = engine.incoming
+            if not has_waited:
+                self._crowd.check_queue(request.model, admission.queue)
+            has_waited = True
             ticket = self._ticket(request)
             try:
                 await admission.enter(ticket)
@@ -141,7 +150,7 @@ class Leases:
                 # Who waited for the next process could not know whose it would be.
                 engine = admission.engine or engine
                 engine.touch()
-            return Lease(engine, admission, ticket, self._finished)
+            return Lease(engine, admission, ticket, self._over(request))
 
     def _ticket(self, request: Acquire) -> Ticket:
         asks = request.fingerprint
@@ -151,19 +160,14 @@ class Leases:
             request.choices,
             asks,
             functools.partial(self._quarantine.vet, asks) if asks else None,
+            request.caller.id if request.caller is not None else "",
         )
 
-    def _check_capacity(self) -> None:
-        if self.in_flight >= self._limit:
-            raise Overloaded(
-                f"{self.in_flight} requests are running or waiting, and "
-                f"MAX_CONCURRENT_REQUESTS={self._limit}. Try again in a moment, or raise it.",
-                retry_after=self._rate.seconds_per_request,
-            )
+    def _over(self, request: Acquire) -> Callable[[Engine, Ticket, Release], None]:
+        def over(engine: Engine, ticket: Ticket, release: Release) -> None:
+            if release.outcome in _GOOD:
+                self._quarantine.cleared(ticket.fingerprint)
+            self._crowd.left(request.model, ended=True)
+            self._numbers.released(engine.model.name, engine.adapter.name, release)
 
-    def _finished(self, engine: Engine, ticket: Ticket, release: Release) -> None:
-        if release.outcome in _GOOD:
-            self._quarantine.cleared(ticket.fingerprint)
-        self.in_flight -= 1
-        self._rate.ended()
-        self._numbers.released(engine.model.name, engine.adapter.name, release)
+        return over

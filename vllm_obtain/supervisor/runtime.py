@@ -25,7 +25,7 @@ CONTROL = "control.sock"
 # Settings that only the gateway reads: a change in them leaves engines alone.
 _GATEWAY_ONLY = frozenset(
     "host workers worker_class worker_connections request_timeout max_body_mb "
-    "header_timeout body_timeout "
+    "header_timeout body_timeout send_timeout "
     "enable_caching api_keys keys_file public_docs public_metrics allowed_hosts cors_origins "
     "trusted_proxies url_prefix grace_period requests_per_minute tokens_per_minute "
     "tls_certfile tls_keyfile config_key_file".split()

@@ -1,0 +1,89 @@
+"""Clients that ask for much and read little: they hold neither a place nor memory."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.access.test_tls import certificate
+from tests.api.test_input import Bounded
+from tests.fake_engine import write_model
+from tests.service import eventually
+
+SEND_TIMEOUT = 1
+TOKENS = 200
+WIDE = 100_000
+MIB = 1 << 20
+
+
+class Patient(Bounded):
+    """A service with a model whose answers are large."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        super().__init__(folder, SEND_TIMEOUT=str(SEND_TIMEOUT), **env)
+        self.notes = folder / "notes"
+        write_model(folder / "models", "wide", wide=WIDE, request_log=str(self.notes))
+
+    def ask(self, tokens: int) -> socket.socket:
+        """Ask for a stream, with little room for it."""
+        line = socket.socket()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        line.settimeout(20)
+        line.connect(("127.0.0.1", self.port))
+        if self.context is not None:
+            line = self.context.wrap_socket(line, server_hostname="127.0.0.1")
+        words = [{"role": "user", "content": "one " * tokens}]
+        body = {"model": "wide", "messages": words, "max_tokens": tokens, "stream": True}
+        data = json.dumps({**body, "temperature": 1}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        line.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return line
+
+    def in_flight(self) -> int:
+        return int(self.status()["requests_in_flight"])
+
+
+@pytest.fixture(scope="module", params=["http", "https"])
+def patient(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Patient]:
+    folder = tmp_path_factory.mktemp("patient")
+    encryption = certificate(folder) if request.param == "https" else {}
+    made = Patient(folder, **encryption)
+    if encryption:
+        made.context = ssl.create_default_context(cafile=encryption["TLS_CERTFILE"])
+    with made:
+        yield made
+
+
+def test_one_that_reads_nothing_is_given_up(patient: Patient) -> None:
+    before = patient.gateway().memory_info().rss
+    with patient.ask(TOKENS) as line:
+        assert line.recv(1)  # it has begun
+        eventually(lambda: patient.in_flight() == 1)
+        time.sleep(SEND_TIMEOUT / 2)
+        assert patient.in_flight() == 1, "it is waited for"
+        assert patient.gateway().memory_info().rss - before < 16 * MIB, "of 20 MB to come"
+        eventually(lambda: patient.in_flight() == 0, timeout=SEND_TIMEOUT + 3)
+    eventually(lambda: "cancelled" in patient.notes.read_text())
+    assert any("does not read its answer" in line for line in patient.lines)
+    assert patient.chat("one two")["choices"][0]["message"]["content"].split() == ["one", "two"]
+
+
+def test_one_that_reads_slowly_gets_everything(patient: Patient) -> None:
+    with patient.ask(40) as line:
+        got = b""
+        while b"[DONE]" not in got[-100:]:
+            for _ in range(16):
+                got += line.recv(65_536)
+                if b"[DONE]" in got[-100:]:
+                    break
+            time.sleep(0.1)
+    assert got.count(b" " * (WIDE - 10)) >= 40
+    eventually(lambda: patient.in_flight() == 0)
