@@ -19,5 +19,6 @@ def test_each_threat_names_tests_that_exist(row: list[str]) -> None:
     assert row[1] and named
     for file, name in named:
         tree = ast.parse((ROOT / file).read_text())
-        names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+        names = [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
         assert name.startswith("test_") and name in names, f"{file} has no {name}"
