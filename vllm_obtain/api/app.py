@@ -39,12 +39,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     log.configure(settings, "gateway")
     app = Flask("vllm_obtain", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * 1024 * 1024
-    app.extensions[EXTENSION] = _services(settings)
+    made = app.extensions[EXTENSION] = _services(settings)
     # Before the hooks, which may refuse a request: that too is told in the client's language.
     app.before_request(dialect.speak)
     app.before_request(ollama.dialect)
     hooks.register(app)
-    edge.register(app, settings)
+    edge.register(app, settings, made.origins)
     entry.register(app, ROUTES)
     errors.register(app)
     _routes(app)

@@ -15,14 +15,19 @@ from vllm_obtain.settings import Settings
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-def register(app: Flask, settings: Settings) -> None:
-    """Put it before an app's requests; what is not set costs nothing."""
+def register(app: Flask, settings: Settings, origins: Origins) -> None:
+    """Put it before an app's requests; what is not set costs nothing.
+
+    Args:
+        app: the app.
+        settings: the owner's settings.
+        origins: the pages that may ask.
+    """
     if settings.url_prefix:
         app.wsgi_app = Prefix(app.wsgi_app, settings.url_prefix)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         app.before_request(_forwarding(Proxies(settings)))
     if settings.cors_origins:
-        origins = Origins(settings)
         app.before_request(_preflight(origins))
         app.after_request(_sharing(origins))
 

@@ -8,13 +8,13 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 
-import msgspec
 from flask import Response, g, request
 
 from vllm_obtain.api import entry, pick
 from vllm_obtain.api.ask import Ask
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
@@ -41,7 +41,7 @@ def embeddings() -> Response:
     shape = _base64 if asked.encoding_format == "base64" else _numbers
     data = [EmbeddingBody(index, shape(row)) for index, row in enumerate(rows)]
     body = EmbeddingsBody(data, asked.model or model.name, VectorUsage(tokens, tokens))
-    return Response(msgspec.json.encode(body), mimetype="application/json")
+    return reply(body)
 
 
 def embed(

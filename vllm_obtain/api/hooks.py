@@ -42,22 +42,20 @@ def _begin() -> None:
     client = request.environ.get("gunicorn.socket")
     if client is not None:
         connections.working(client)
-    if connections.crowded and request.path not in _QUIET:
-        g.refused = True
-        raise Overloaded(
-            "All WORKER_CONNECTIONS of this worker are in use. Try again in a moment.",
-            status=503,
-            code="too_many_connections",
-            retry_after=2,
-        )
-    if made.draining and request.path not in _QUIET:
-        g.refused = True
-        raise Overloaded(
-            "The service is stopping: what runs is finished, nothing new is begun.",
-            status=503,
-            code="draining",
-            retry_after=min(DRAIN_RETRY, made.settings.grace_period),
-        )
+    if request.path in _QUIET:
+        return
+    if connections.crowded:
+        told = "All WORKER_CONNECTIONS of this worker are in use. Try again in a moment."
+        raise _refusal("too_many_connections", told, 2)
+    if made.draining:
+        told = "The service is stopping: what runs is finished, nothing new is begun."
+        raise _refusal("draining", told, min(DRAIN_RETRY, made.settings.grace_period))
+
+
+def _refusal(code: str, message: str, seconds: float) -> Overloaded:
+    """Refuse a request before anything of it is read; its connection ends with that."""
+    g.refused = True
+    return Overloaded(message, status=503, code=code, retry_after=seconds)
 
 
 def _end(response: Response) -> Response:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import cast
 
-import msgspec
 from flask import Response, g, request
 
 from vllm_obtain.api import entry, lengths, pick
@@ -18,6 +17,7 @@ from vllm_obtain.api.generate import Generation, Keeper
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.seen import seen
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
@@ -87,7 +87,7 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
             render.wait_in_chunks()
         body = prepared.read(_chain(first, batches))
         if not asked.wants_stream:
-            return _json(render.plain(body))
+            return reply(render.plain(body))
         # From here on the stream holds everything, until the server closes it.
         return _stream(render, body, held.pop_all())
 
@@ -147,10 +147,6 @@ def _is_cacheable(made: Services, asked: InferenceRequest) -> bool:
         and asked.is_deterministic
         and "no-store" not in request.headers.get("Cache-Control", "").lower()
     )
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), mimetype="application/json")
 
 
 def _stream(render: Renderer, batches: Batches, held: ExitStack) -> Response:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
 from flask import Response
 from msgspec import Struct
 
 from vllm_obtain.access.key import Key, Scope
 from vllm_obtain.api.account import limits_of
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import services
 from vllm_obtain.messages import KeyUsage, Usage, UsageReply
 
@@ -39,7 +39,7 @@ def index() -> Response:
     made.reporter.flush()
     usage = made.supervisor.ask(Usage(), UsageReply).keys
     data = [_body(key, usage.get(key.id, KeyUsage())) for key in made.keys.all]
-    return Response(msgspec.json.encode(KeyList(data)), mimetype="application/json")
+    return reply(KeyList(data))
 
 
 def _body(key: Key, usage: KeyUsage) -> KeyBody:

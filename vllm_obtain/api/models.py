@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from vllm_obtain.api.answers import Capabilities, ModelBody, ModelList, ModelStage, ModelState
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.speaker import capabilities
@@ -44,7 +45,7 @@ def index() -> Response:
         described = describe(made, model)
         data.append(described)
         data += [_as(alias, described) for alias in described.aliases]
-    return _json(ModelList(data))
+    return reply(ModelList(data))
 
 
 def show(name: str) -> Response:
@@ -53,7 +54,7 @@ def show(name: str) -> Response:
     described = describe(made, made.catalogue.find(name))
     same = (alias for alias in described.aliases if alias.casefold() == name.casefold())
     alias = next(same, None)
-    return _json(_as(alias, described) if alias else described)
+    return reply(_as(alias, described) if alias else described)
 
 
 def load() -> Response:
@@ -69,8 +70,8 @@ def load() -> Response:
     engine = engine_name(body.engine) if body.engine is not None else None
     done = made.supervisor.ask(Load(model.name, body.wait, engine), Done, timeout)
     if done.state == "ready":
-        return _json(ModelState(model.name, done.engine, done.state))
-    return _json(ModelStage(model.name, done.engine, done.state, done.stage), 202)
+        return reply(ModelState(model.name, done.engine, done.state))
+    return reply(ModelStage(model.name, done.engine, done.state, done.stage), 202)
 
 
 def unload() -> Response:
@@ -81,7 +82,7 @@ def unload() -> Response:
     done = made.supervisor.ask(
         Unload(model.name), Done, made.settings.request_timeout + made.settings.load_timeout
     )
-    return _json(ModelState(model.name, done.engine, done.state))
+    return reply(ModelState(model.name, done.engine, done.state))
 
 
 def describe(made: Services, model: Model) -> ModelBody:
@@ -113,7 +114,3 @@ def describe(made: Services, model: Model) -> ModelBody:
 def _as(alias: str, described: ModelBody) -> ModelBody:
     """Describe an alias, for clients that look for a name in the list."""
     return replace(described, id=alias, alias_of=described.id, aliases=[])
-
-
-def _json(body: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, mimetype="application/json")

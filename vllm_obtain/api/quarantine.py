@@ -1,11 +1,11 @@
-"""Requests that are refused since they crash engines, and what names a request there."""
+"""Requests that are refused since they crash engines."""
 
 from __future__ import annotations
 
-import msgspec
 from flask import Response
 from msgspec import Struct
 
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import services
 from vllm_obtain.messages import Pardon, Pardoned, Quarantined, QuarantineReply, Suspects
 
@@ -25,14 +25,10 @@ class Cleared(Struct):
 
 def index() -> Response:
     """GET /v1/quarantine."""
-    reply = services().supervisor.ask(Suspects(), QuarantineReply)
-    return _json(QuarantineList(reply.refused))
+    told = services().supervisor.ask(Suspects(), QuarantineReply)
+    return reply(QuarantineList(told.refused))
 
 
 def clear() -> Response:
     """DELETE /v1/quarantine."""
-    return _json(Cleared(services().supervisor.ask(Pardon(), Pardoned).count))
-
-
-def _json(body: Struct) -> Response:
-    return Response(msgspec.json.encode(body), mimetype="application/json")
+    return reply(Cleared(services().supervisor.ask(Pardon(), Pardoned).count))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 
-import msgspec
 from flask import Response
 
 from vllm_obtain.api import pick
 from vllm_obtain.api.embeddings import vectors
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import services
 from vllm_obtain.protocol.vectors import (
     DocumentText,
@@ -38,4 +38,4 @@ def rerank() -> Response:
         results=results,
         usage=VectorUsage(tokens, tokens),
     )
-    return Response(msgspec.json.encode(body), mimetype="application/json")
+    return reply(body)

@@ -19,6 +19,7 @@ from vllm_obtain.api.answers import (
     Version,
 )
 from vllm_obtain.api.effective import effective
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.engines import detect
 from vllm_obtain.engines.choice import default_model, why_not
@@ -32,22 +33,22 @@ _ALIVE = msgspec.json.encode(Health("ok"))
 
 def health() -> Response:
     """GET /health: this process answers, whatever the engines do."""
-    return Response(_ALIVE, mimetype="application/json")
+    return reply(_ALIVE)
 
 
 def ready() -> Response:
     """GET /ready: whether a request would be answered, and why not."""
     made = services()
     if made.draining:
-        return _json(Ready("not ready", "The service is stopping."), 503)
+        return reply(Ready("not ready", "The service is stopping."), 503)
     try:
         status = made.supervisor.ask(Status(), StatusReply, 2)
         reason = _why_not_ready(status.engines) or _why_no_model(made)
     except ServiceError as error:
         reason = error.message
     if reason is not None:
-        return _json(Ready("not ready", reason), 503)
-    return _json(Ready("ready"))
+        return reply(Ready("not ready", reason), 503)
+    return reply(Ready("ready"))
 
 
 def status() -> Response:
@@ -71,7 +72,7 @@ def status() -> Response:
         model_engines=made.settings.engine_pins,
         model_settings=effective(made),
     )
-    return _json(body)
+    return reply(body)
 
 
 def metrics() -> Response:
@@ -84,15 +85,11 @@ def metrics() -> Response:
 
 def version() -> Response:
     """GET /version."""
-    return _json(Version(__version__))
+    return reply(Version(__version__))
 
 
 def _available(found: Facts) -> EngineHere:
     return EngineHere(available=found.reason is None, **asdict(found))
-
-
-def _json(body: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, mimetype="application/json")
 
 
 def _why_no_model(made: Services) -> str | None:

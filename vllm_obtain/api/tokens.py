@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from flask import Response, g, request
 
 from vllm_obtain.api import entry, lengths, pick
 from vllm_obtain.api.ask import Ask
 from vllm_obtain.api.cancel import Cancel, watched
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.chat.prepare import prepare_chat
@@ -33,7 +33,7 @@ def tokenize() -> Response:
         text = prompt_of(made, model, chat)
     found, context = _tokenize(made, model, text, special, asked.return_token_strs)
     body = TokensBody(len(found.ids), context, found.ids, found.texts)
-    return Response(msgspec.json.encode(body), mimetype="application/json")
+    return reply(body)
 
 
 def detokenize() -> Response:
@@ -41,7 +41,7 @@ def detokenize() -> Response:
     made, asked = services(), parse_detokenize(read_body())
     model = pick.any_model(made, asked.model)
     body = TextBody(text_of(made, model, asked.tokens))
-    return Response(msgspec.json.encode(body), mimetype="application/json")
+    return reply(body)
 
 
 def tokens_of(made: Services, model: Model, text: str, special: bool) -> list[int]:

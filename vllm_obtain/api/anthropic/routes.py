@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
 from flask import Response, g
 
 from vllm_obtain.api import pick, tokens
@@ -21,6 +20,7 @@ from vllm_obtain.api.anthropic.requests import (
 from vllm_obtain.api.anthropic.translate import translate
 from vllm_obtain.api.inference import answer, leniency
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import services
 
 
@@ -41,7 +41,7 @@ def count_tokens() -> Response:
     model = pick.talker(made, asked.model)
     chat, _ = translate(asked, made.speaker(model).takes_effort)
     found = tokens.count(made, model, chat)
-    return Response(msgspec.json.encode(TokensCount(found)), mimetype="application/json")
+    return reply(TokensCount(found))
 
 
 def _shown(asked: MessagesRequest) -> Shown:

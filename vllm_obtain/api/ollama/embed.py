@@ -11,11 +11,12 @@ from flask import Response, g
 from vllm_obtain.api import embeddings as work
 from vllm_obtain.api import pick
 from vllm_obtain.api.ollama.answers import EmbedAnswer, EmbeddingAnswer
-from vllm_obtain.api.ollama.models import context_of, find, reply
+from vllm_obtain.api.ollama.models import context_of, find
 from vllm_obtain.api.ollama.options import check_context, sampling
 from vllm_obtain.api.ollama.requests import EmbedBody, EmbeddingsBody
 from vllm_obtain.api.ollama.routes import leave_after, may_leave
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import UnsupportedParameter

@@ -21,6 +21,7 @@ from vllm_obtain.api.ollama.answers import (
 from vllm_obtain.api.ollama.requests import ShowBody
 from vllm_obtain.api.ollama.translate import LATEST
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines import sight
@@ -111,11 +112,6 @@ def context_of(made: Services, model: Model) -> int | None:
         if engine.model == model.name and engine.state == "ready" and engine.context:
             return engine.context
     return model.context_length
-
-
-def reply(body: object) -> Response:
-    """Answer with JSON."""
-    return Response(msgspec.json.encode(body), mimetype="application/json")
 
 
 def _tagged(name: str) -> str:

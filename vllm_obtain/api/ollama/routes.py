@@ -17,13 +17,14 @@ from vllm_obtain.api.inference import answer
 from vllm_obtain.api.ollama import translate
 from vllm_obtain.api.ollama.answers import ChatAnswer, GenerateAnswer, MessageAnswer, now
 from vllm_obtain.api.ollama.errors import error_body
-from vllm_obtain.api.ollama.models import context_of, find, reply
+from vllm_obtain.api.ollama.models import context_of, find
 from vllm_obtain.api.ollama.options import check_context
 from vllm_obtain.api.ollama.render import ChatRenderer, GenerateRenderer, OllamaRenderer
 from vllm_obtain.api.ollama.requests import ChatBody, GenerateBody, GenerationFields, KeepAlive
 from vllm_obtain.api.ollama.watch import Watch
 from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.render import Renderer
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import ServiceError

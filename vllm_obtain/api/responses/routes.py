@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from vllm_obtain.api import entry
 from vllm_obtain.api.inference import answer
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.responses.asked import parse
 from vllm_obtain.api.responses.render import ResponsesRenderer
 from vllm_obtain.api.responses.shapes import Deleted, ItemList
@@ -47,13 +48,13 @@ def show(name: str) -> Response:
     for param, value in request.args.items(multi=True):
         if (param, value.lower()) not in (("stream", "false"), ("include_obfuscation", "false")):
             raise UnsupportedParameter(param, "A kept response is told whole, as it was made.")
-    return _json(_kept().show(name))
+    return reply(_kept().show(name))
 
 
 def delete(name: str) -> Response:
     """DELETE /v1/responses/{id}."""
     _kept().forget(name)
-    return _json(msgspec.json.encode(Deleted(name)))
+    return reply(Deleted(name))
 
 
 def cancel(name: str) -> Response:
@@ -78,7 +79,7 @@ def input_items(name: str) -> Response:
         items = items[found + 1 :]
     data = items[: page.limit]
     ends = (data[0].id, data[-1].id) if data else (None, None)
-    return _json(msgspec.json.encode(ItemList(data, *ends, has_more=len(items) > len(data))))
+    return reply(ItemList(data, *ends, has_more=len(items) > len(data)))
 
 
 def _page() -> Page:
@@ -97,7 +98,3 @@ def _page() -> Page:
 
 def _kept() -> Responses:
     return Responses(services().supervisor, entry.owner())
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, mimetype="application/json")
