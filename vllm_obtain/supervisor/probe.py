@@ -82,23 +82,12 @@ async def until_lives_or_ends(process: EngineProcess, socket: Path) -> None:
 
 async def healthy(socket: Path, timeout: float = 2.0) -> bool:
     """Whether the engine answers GET /health with 200 within `timeout` seconds."""
-    request = b"GET /health HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(timeout):
-            answer = await _exchange(socket, request)
-    except (OSError, TimeoutError):
-        return False
-    return answer.startswith(b"HTTP/1.1 200")
+    return (await _get(socket, "/health", timeout)).startswith(b"HTTP/1.1 200")
 
 
 async def ask_metrics(socket: Path, timeout: float) -> bytes | None:
     """Return the body of GET /metrics, None when none came within `timeout` seconds."""
-    request = b"GET /metrics HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(timeout):
-            answer = await _exchange(socket, request)
-    except (OSError, TimeoutError):
-        return None
+    answer = await _get(socket, "/metrics", timeout)
     return answer.partition(b"\r\n\r\n")[2] if answer else None
 
 
@@ -129,6 +118,16 @@ async def _first(socket: Path, path: str, data: bytes, sign: re.Pattern[bytes]) 
         return None
     said = answer[-300:].decode(errors="replace").strip()
     return f"its first answer was: {said or 'nothing'}"
+
+
+async def _get(socket: Path, path: str, timeout: float) -> bytes:
+    """Ask for a page; what came is empty when it did not come in time."""
+    request = f"GET {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(timeout):
+            return await _exchange(socket, request.encode())
+    except (OSError, TimeoutError):
+        return b""
 
 
 async def _exchange(socket: Path, request: bytes) -> bytes:
