@@ -47,7 +47,7 @@ class Plan:
     step_seconds: float = 12.0
 
 
-FULL = Plan((Level(1, 20, 96), Level(16, 8, 96), Level(64, 4, 48)))
+FULL = Plan((Level(1, 20, 96), Level(16, 16, 96), Level(64, 8, 48)))
 QUICK = Plan(
     (Level(1, 3, 32), Level(16, 1, 16), Level(64, 1, 8)),
     relay_rounds=1,

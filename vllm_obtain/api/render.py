@@ -36,6 +36,9 @@ from vllm_obtain.protocol.sse import DONE, WAITING, event
 
 Batches = Iterable[list[Event]]
 
+# A tuple, since a union is made anew at each look.
+_SAID = (Delta, Thought, Call, Finish)
+
 
 class Renderer(ABC):
     """Shapes the events of one request as some API does.
@@ -117,9 +120,13 @@ class OpenAIRenderer(Renderer):
         """Encode events as they come, and the end."""
         opening: bytes | None = self.opening()
         for events in batches:
-            if events or opening is not None:
-                yield b"".join([opening or b"", *(self._encoded(part) for part in events)])
+            if opening is not None:
+                yield opening + b"".join(map(self._encoded, events))
                 opening = None
+            elif len(events) == 1:
+                yield self._encoded(events[0])
+            elif events:
+                yield b"".join(map(self._encoded, events))
             else:
                 yield self._waiting
         yield DONE
@@ -157,7 +164,7 @@ class OpenAIRenderer(Renderer):
         return None if self._with_usage else UNSET
 
     def _encoded(self, part: Event) -> bytes:
-        if isinstance(part, Delta | Thought | Call | Finish):
+        if isinstance(part, _SAID):
             return event(self.chunk(part))
         if isinstance(part, Usage) and self._with_usage:
             return event(self.usage_chunk(part))

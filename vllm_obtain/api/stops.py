@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from vllm_obtain.protocol.events import Delta, Event, Finish
 
+_TOLD = (Delta, Finish)
+
 
 @dataclass
 class _Choice:
@@ -37,7 +39,7 @@ class Stops:
         """Let events pass, but for those behind a stop text."""
         passed: list[Event] = []
         for event in events:
-            if not isinstance(event, Delta | Finish):
+            if not isinstance(event, _TOLD):
                 passed.append(event)
                 continue
             choice = self._choices[event.index]

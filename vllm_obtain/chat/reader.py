@@ -12,6 +12,8 @@ from vllm_obtain.chat.json_end import JSONEnd
 from vllm_obtain.chat.thinking import Thinking
 from vllm_obtain.protocol.events import Call, Delta, Event, Finish, Thought, Usage
 
+# Events that say something of one choice; a tuple, since a union is made anew at each look.
+_OF_CHOICES = (Delta, Finish)
 # What reads on from where a choice is.
 State = Callable[[], list[Event]]
 
@@ -52,7 +54,7 @@ class Reading:
                 return [event]
             counts = (event.prompt_tokens, event.completion_tokens, event.cached_tokens)
             return [Usage(*counts, min(thought, event.completion_tokens))]
-        if not isinstance(event, Delta | Finish):
+        if not isinstance(event, _OF_CHOICES):
             return [event]
         choice = choices.get(event.index)
         if choice is None:
