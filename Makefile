@@ -3,6 +3,7 @@
 # make check   ruff and mypy
 # make bench   measure the gateway's cost
 # make fuzz    some 8,000 made-up requests over all routes, held to the description
+# make fuzz-core  damaged bytes into parsers and protocols, a million times each
 # make clean   remove what make made, except models and logs
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ test: export VLLM_PYTHON ?= $(abspath $(VLLM_BIN)/python)
 test: $(VLLM_VENV)/.installed
 endif
 
-.PHONY: run model test check bench fuzz clean
+.PHONY: run model test check bench fuzz fuzz-core clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python run.py --mode prod
@@ -42,6 +43,9 @@ bench: $(VENV)/.installed-bench model
 
 fuzz: $(VENV)/.installed-dev model
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+fuzz-core: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz.core $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -39,7 +39,8 @@ class Switches:
         grandchild: a file; it starts a process of its own and notes its pid there.
         warm_up_too: what follows happens to the supervisor's warm-up as well.
         barrier: it answers only when so many requests have come together.
-        error: the error object it answers with, with `error_status`.
+        error: the error object it answers with, with `error_status`; `{prompt}` in its message is
+            what it was asked.
         error_after_tokens: it reports an error in its stream after so many tokens.
         crash_before_first_byte: it ends when it is asked.
         crash_after_tokens: it ends after so many tokens.
@@ -58,6 +59,7 @@ class Switches:
         request_log: a file; `arrived`, then `done N` or `cancelled N` for each request and its
             tokens.
         body_log: a file; the body of each request, one a line.
+        print_prompts: it prints each prompt.
     """
 
     slots: int = 8
@@ -90,6 +92,7 @@ class Switches:
     wide: int = 0
     request_log: str = ""
     body_log: str = ""
+    print_prompts: bool = False
 
     def spared(self) -> Switches:
         """What holds for a request that no trouble befalls."""
@@ -175,12 +178,18 @@ class Completion:
         if self._switches.body_log:
             with Path(self._switches.body_log).open("a") as file:
                 file.write(json.dumps(self._body) + "\n")
+        if self._switches.print_prompts:
+            print("asked:", " ".join(self._words), flush=True)
         self._note("arrived")
         self._server.running += 1
         try:
             self._trouble_before()
             if self._switches.error is not None:
-                answer(self._client, self._switches.error_status, {"error": self._switches.error})
+                said = self._switches.error
+                text = str(said.get("message")).replace("{prompt}", " ".join(self._words))
+                answer(
+                    self._client, self._switches.error_status, {"error": said | {"message": text}}
+                )
             else:
                 self._stream()
             self._note(f"done {self._sent}")
@@ -238,7 +247,9 @@ class Completion:
         if switches.garbage_chunk:
             self._chunk(b"data: {not json\n\n")
         if switches.error_after_tokens == now:
-            self._send(error={"code": 500, "message": "as the switch says", "type": "server_error"})
+            said = f"as the switch says: {' '.join(self._words)}" if switches.print_prompts else ""
+            message = said or "as the switch says"
+            self._send(error={"code": 500, "message": message, "type": "server_error"})
         if switches.pace:
             end = time.monotonic() + switches.pace
             self._wait(lambda: time.monotonic() >= end)

@@ -28,7 +28,7 @@ LAYERS = [
         "_log_lines",
         "cooperative",
     },
-    {"log", "hardware", "protocol", "access"},
+    {"log", "cores", "hardware", "protocol", "access"},
     {"catalogue"},
     {"messages"},
     {"metrics", "engines", "chat", "images"},

@@ -157,9 +157,50 @@ def fail(prompt):
     raise ValueError("no such engine") if note else KeyError
 
 
+def test_what_an_exception_says_is_left_out(folder, capsys):
+    start(folder, console=True)
+    try:
+        try:
+            int("MARKER")
+        except ValueError as error:
+            raise KeyError("MARKER") from error
+    except KeyError:
+        log.get_logger("vllm_obtain.x").exception("request failed")
+    try:
+        Path("/no/such/file").read_text()
+    except OSError:
+        log.get_logger("vllm_obtain.x").exception("file missing")
+    first, second = (line["exception"] for line in lines(folder))
+    assert first.splitlines()[-1] == "KeyError" and "\nValueError\n" in first
+    assert second.endswith("No such file or directory: '/no/such/file'")
+    shown = capsys.readouterr().err
+    assert "KeyError" in shown and "MARKER" not in shown.replace('"MARKER"', "")
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_servers_complaint_does_not_repeat_the_request(folder, private):
+    start(folder, log_prompts=not private)
+    server, dev = logging.getLogger("gunicorn.error"), logging.getLogger("werkzeug")
+    server.warning("Invalid request from ip=::1: Invalid HTTP Header: 'AUTHORIZATION MARKER'")
+    server.error("Error handling request %s %s", "GET", "/MARKER")
+    dev.error("::1 - - [now] code %d, message %s\n", 400, "Bad request syntax ('MARKER')")
+    dev.error('Error on request:\n  File "a.py", line 3, in f\n    g(x)\nValueError: MARKER')
+    said = events(folder)
+    if private:
+        said_short = [
+            "Invalid request from ip=::1",
+            "Error handling request",
+            "::1 - - [now] code 400",
+        ]
+        said_short.append('Error on request:\n  File "a.py", line 3, in f')
+        assert said == said_short
+    else:
+        assert all("MARKER" in line for line in said)
+
+
 @pytest.mark.parametrize("how", ["exception", "exc_info", "stdlib"])
 def test_a_traceback_has_frames_but_no_variables(folder, capsys, how):
-    start(folder, console=True)
+    start(folder, console=True, log_prompts=True)
     try:
         fail("-".join(["MARKER", "7"]))
     except ValueError as error:

@@ -10,7 +10,7 @@ import pytest
 from tests.service import ROOT
 from tests.test_docs import tables
 
-(ROWS,) = [found for found in tables((ROOT / "docs" / "security.md").read_text()) if found]
+*_, ROWS = [found for found in tables((ROOT / "docs" / "security.md").read_text()) if found]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

@@ -7,23 +7,29 @@ third-party library has none and is rendered the same way.
 from __future__ import annotations
 
 import logging
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import structlog
 
+# Exceptions whose words are the system's or the interpreter's, not a client's.
+_HARMLESS = (OSError, ImportError, MemoryError, NameError, AttributeError)
+_MOST_CAUSES = 5
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 # a client chooses model names and request ids: its escape codes must not reach a terminal
 _CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if c not in (9, 10)}
 
 
-def fields(record: logging.LogRecord, process: str) -> dict[str, Any]:
+def fields(record: logging.LogRecord, process: str, private: bool = True) -> dict[str, Any]:
     """Collect what a line says, in the order in which it is written.
 
     Args:
         record: the record; its `context` attribute, where there is one, is a dict.
         process: the name of this process, such as "gateway".
+        private: whether what exceptions say is left out, which may be a request's text.
 
     Returns:
         timestamp (ISO 8601, UTC, milliseconds), level, event, logger, process, pid, the context
@@ -39,7 +45,7 @@ def fields(record: logging.LogRecord, process: str) -> dict[str, Any]:
         "process": process,
         "pid": record.process,
     }
-    exception = _exception(record)
+    exception = _exception(record, private)
     if exception:
         line["exception"] = exception
     for key, value in getattr(record, "context", {}).items():
@@ -64,17 +70,19 @@ class JsonLines(logging.Formatter):
 
     Args:
         process: the name of this process.
+        private: as in `fields`.
     """
 
-    def __init__(self, process: str) -> None:
+    def __init__(self, process: str, private: bool = True) -> None:
         super().__init__()
         self._process = process
+        self._private = private
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its newline."""
         line = getattr(record, "json_line", None)
         if line is None:
-            line = encode(fields(record, self._process))
+            line = encode(fields(record, self._process, self._private))
             record.json_line = line
         return str(line)
 
@@ -85,11 +93,13 @@ class ConsoleLines(logging.Formatter):
     Args:
         process: the name of this process.
         colors: whether the terminal shows colours.
+        private: as in `fields`.
     """
 
-    def __init__(self, process: str, colors: bool) -> None:
+    def __init__(self, process: str, colors: bool, private: bool = True) -> None:
         super().__init__()
         self._process = process
+        self._private = private
         self._render = structlog.dev.ConsoleRenderer(
             colors=colors,
             repr_native_str=True,
@@ -100,7 +110,7 @@ class ConsoleLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and below it the traceback, where there is one."""
-        line = fields(record, self._process)
+        line = fields(record, self._process, self._private)
         del line["process"], line["pid"]
         line["logger"] = f"{self._process} {record.name.removeprefix('vllm_obtain.')}"
         line["event"] = line["event"].translate(_CONTROL)
@@ -116,13 +126,30 @@ def _event(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
-def _exception(record: logging.LogRecord) -> str:
+def _exception(record: logging.LogRecord, private: bool) -> str:
     """Return the traceback as text: frames and source lines, never the values of variables."""
     if not record.exc_info or record.exc_info[0] is None:
         return ""
+    if private and record.exc_info[1] is not None:
+        return _without_words(record.exc_info[1])
     if record.exc_text is None:
         record.exc_text = logging.Formatter().formatException(record.exc_info)
     return record.exc_text
+
+
+def _without_words(error: BaseException) -> str:
+    """Tell an exception, and those it came of, without what they say."""
+    parts: list[str] = []
+    while len(parts) < _MOST_CAUSES:
+        kind = type(error).__qualname__
+        said = f": {error}" if isinstance(error, _HARMLESS) else ""
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{kind}{said}")
+        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if before is None:
+            break
+        error = before
+    return "\n\nafter which came\n\n".join(reversed(parts))
 
 
 def _safe(value: object) -> str | int | float | None:

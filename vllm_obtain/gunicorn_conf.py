@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_obtain import hardware, log
+from vllm_obtain import cores, hardware, log
 from vllm_obtain.access import tls, weak
 from vllm_obtain.access.binding import require_keys
 from vllm_obtain.announce import announce
@@ -71,6 +71,7 @@ def on_starting(server: Any) -> None:
     os.environ.pop(FROZEN, None)
     try:
         settings = load_settings()
+        cores.forbid(settings)
         tls.context(settings)
         require_keys(settings, [str(each[0]) for each in server.cfg.address if _is_tcp(each)])
         # A worker that comes later shall neither fail for a line that was written meanwhile, nor

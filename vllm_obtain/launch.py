@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from vllm_obtain import cores
 from vllm_obtain.access import tls, weak
 from vllm_obtain.access.binding import require_keys
 from vllm_obtain.catalogue.embedded import ensure_a_model
@@ -29,6 +30,7 @@ def launch(mode: Mode, fetch: bool = True) -> NoReturn:
     """
     try:
         settings = load_settings()
+        cores.forbid(settings)
         if not _is_reloaded():
             _check(settings)
             if fetch:
@@ -48,6 +50,7 @@ def serve_here() -> NoReturn:
     """`python -m src.api.app`: Flask's server in this process, reloading when DEBUG is on."""
     try:
         settings = load_settings()
+        cores.forbid(settings)
         if not _is_reloaded():
             _check(settings)
         development(settings, reload=settings.debug)

@@ -54,17 +54,18 @@ def configure(settings: Settings, process: str, console: bool = True) -> None:
     """
     level = "DEBUG" if settings.debug else settings.log_level
     handlers: list[logging.Handler] = []
+    private = not settings.log_prompts
     if settings.enable_log_file:
         handlers += _files(settings, level, process)
     if console:
-        handlers.append(_terminal(level, process))
+        handlers.append(_terminal(level, process, private))
     close()
     root = logging.getLogger()
     root.setLevel("WARNING")
     for handler in handlers:
         root.addHandler(handler)
     for name, least in _THIRD_PARTY.items():
-        _adopt(logging.getLogger(name), least)
+        _adopt(logging.getLogger(name), least, private)
     structlog.configure(
         processors=_PROCESSORS,
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -160,7 +161,7 @@ def _files(settings: Settings, level: str, process: str) -> list[LogFile]:
         "errors.log": ("ERROR", None),
     }
     files: list[LogFile] = []
-    complaint, formatter = Complaint(), JsonLines(process)
+    complaint, formatter = Complaint(), JsonLines(process, not settings.log_prompts)
     try:
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         for name, (least, chosen) in routes.items():
@@ -176,10 +177,10 @@ def _files(settings: Settings, level: str, process: str) -> list[LogFile]:
     return files
 
 
-def _terminal(level: str, process: str) -> Terminal:
+def _terminal(level: str, process: str, private: bool) -> Terminal:
     colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     chosen = None if level == "DEBUG" else _is_general
-    return _prepared(Terminal(sys.stderr), level, chosen, ConsoleLines(process, colors))
+    return _prepared(Terminal(sys.stderr), level, chosen, ConsoleLines(process, colors, private))
 
 
 def _prepared(
@@ -196,7 +197,28 @@ def _is_general(record: logging.LogRecord) -> bool:
     return not (_ONLY_ACCESS.filter(record) or _ONLY_SYSTEM.filter(record))
 
 
-def _adopt(logger: logging.Logger, level: str) -> None:
+def _repeats_nothing(record: logging.LogRecord) -> bool:
+    """Have a server's complaint about a request not repeat the request, nor a key in its head."""
+    text = str(record.msg)
+    if text.startswith("Invalid request from "):  # gunicorn's
+        record.msg, record.args = text.partition(": ")[0], ()
+    elif text.startswith("Error handling request "):
+        record.msg, record.args = "Error handling request", ()
+    elif text.startswith("Error on request:"):  # werkzeug's, with a traceback and its words
+        places = [line for line in text.splitlines() if line.lstrip().startswith('File "')]
+        record.msg, record.args = "\n".join(["Error on request:", *places]), ()
+    elif ", message %s" in text:  # likewise
+        record.msg, record.args = text.partition(", message %s")[0], _first(record.args)
+    return True
+
+
+def _first(args: object) -> tuple[object, ...]:
+    return args[:1] if isinstance(args, tuple) else ()
+
+
+def _adopt(logger: logging.Logger, level: str, private: bool) -> None:
+    (logger.addFilter if private else logger.removeFilter)(_repeats_nothing)
+
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
     logger.propagate = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from vllm_obtain.errors import ServiceError
+from vllm_obtain.protocol.apart import Apart
 
 
 class Message(Struct, tag=True, tag_field="kind", frozen=True):
@@ -60,6 +61,8 @@ class Acquire(Message, frozen=True):
         choices: how many answers the engine makes to the one prompt, `max_tokens` each.
         caller: on whose account it goes, None for nobody's.
         fingerprint: of what it asks, by which it is known again should it crash its engine.
+        trail: marks of the caller and of its prompt (`protocol/apart.py`) where callers must not
+            find each other's prompts; empty where they may.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Acquire(Message, frozen=True):
     choices: int = 1
     caller: Caller | None = None
     fingerprint: bytes = b""
+    trail: tuple[bytes, ...] = ()
 
 
 class Spend(Message, frozen=True):
@@ -282,6 +286,7 @@ class Granted(Message, frozen=True):
         tokens: how many may be generated before `Extend` is needed.
         loaded_at: when this engine process started; tells it from its successor.
         headers: what is left to the caller, for its client; None without limits.
+        apart: what keeps its prompt from other callers'; None where it may be shared.
     """
 
     engine: str
@@ -291,6 +296,7 @@ class Granted(Message, frozen=True):
     tokens: int
     loaded_at: float
     headers: dict[str, str] | None = None
+    apart: Apart | None = None
 
 
 class Spent(Message, frozen=True):

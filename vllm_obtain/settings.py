@@ -172,6 +172,7 @@ class Settings(BaseModel):
     enable_log_file: bool = True
     log_dir: AbsolutePath = Path("logs").absolute()
     log_retention_days: int = Field(30, ge=1, le=3650)
+    log_prompts: bool = False
 
     request_timeout: float = Field(300, gt=0, le=86_400)
     load_timeout: float = Field(600, gt=0, le=86_400)
@@ -195,6 +196,8 @@ class Settings(BaseModel):
     image_max_megapixels: int = Field(40, ge=1, le=1000)
     enable_caching: bool = True
     cache_size: int = Field(1000, ge=1, le=1_000_000)
+    shared_prefix_cache: bool = True
+    core_files: bool = False
     responses_store_mb: int = Field(64, ge=0, le=65_536)
 
     _models: ModelTable = PrivateAttr(default_factory=ModelTable)

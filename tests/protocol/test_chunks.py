@@ -19,6 +19,20 @@ def choice(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "finish_reason": finish, **fields}]}
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        choice(text="x", logprobs={"tokens": [""], "": []}),
+        choice(text="x", logprobs={"tokens": ["a"], "token_logprobs": [], "top_logprobs": []}),
+        choice(text="x", logprobs={"tokens": 5, "token_logprobs": 5}),
+        {"content": "x", "timings": {"cache_n": None}},
+    ],
+)
+def test_a_chunk_of_another_shape_is_the_engines_fault(chunk: dict[str, Any]) -> None:
+    with pytest.raises(EngineFailed, match="cannot be read"):
+        read_chunk(json.dumps(chunk).encode())
+
+
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 PROGRESS = {"total": 9, "cache": 2, "processed": 4, "time_ms": 7}
 OWN = {"index": 1, "tokens_evaluated": 5, "tokens_predicted": 3}

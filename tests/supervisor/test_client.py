@@ -198,7 +198,7 @@ class _Stranger:
     def __init__(self, path: Path) -> None:
         import socket
 
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()

@@ -100,3 +100,12 @@ def test_a_conversation_that_cannot_be_sent_is_refused(monkeypatch: pytest.Monke
         store.fetch(Fetch(ME, "c", whole=True))
     assert caught.value.param == "previous_response_id"
     assert names(store, "b", whole=True) == ["a", "b"]
+
+
+@pytest.mark.timeout(5)
+def test_a_circle_has_no_beginning() -> None:
+    store = KeptResponses(ROOM)
+    keep(store, "a", "a")
+    keep(store, "b", "a")
+    assert names(store, "b", whole=True) == "a"
+    assert names(store, "a") == ["a"]

@@ -99,3 +99,11 @@ async def test_waiting_for_the_last_one() -> None:
         process.wait()
     async with asyncio.timeout(owners.INTERVAL * 3):
         await waiting
+
+
+@pytest.mark.parametrize("pid", [-1, -(2**63), 2**31, 2**63])
+def test_a_number_that_is_no_pid_is_nobody(pid: int) -> None:
+    assert started(pid) is None
+    them = Owners()
+    them.add(pid, 1.0)
+    assert not them.alive()

@@ -6,7 +6,7 @@ import os
 
 from flask import Flask
 
-from vllm_obtain import log
+from vllm_obtain import cores, log
 from vllm_obtain.access.hosts import Hosts
 from vllm_obtain.access.keys import Keys
 from vllm_obtain.access.origins import Origins
@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         SettingsError, StartError, SupervisorLost: the service cannot start here.
     """
     settings = settings or load_settings()
+    cores.forbid(settings)
     log.configure(settings, "gateway")
     app = Flask("vllm_obtain", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * 1024 * 1024

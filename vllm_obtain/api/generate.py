@@ -175,6 +175,8 @@ class Generation:
         self._process = granted.loaded_at
         adapter = self._adapters(granted.engine)
         self._check(adapter)
+        if granted.apart is not None:
+            self._task = replace(self._task, apart=granted.apart)
         exchange = Exchange(granted.socket, self._deadline, self._pulse)
         with contextlib.closing(exchange), self._cancel.attached(exchange):
             stops = self._stops(adapter)
@@ -249,6 +251,7 @@ class Generation:
             choices=self._draws,
             fingerprint=self._fingerprint,
             caller=self._account.introduce() if self._account else None,
+            trail=self._task.trail,
         )
         keeper = self._keeper
         try:

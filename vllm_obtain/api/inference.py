@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import cast
 
 from flask import Response, g, request
@@ -25,6 +26,7 @@ from vllm_obtain.catalogue.chat_words import chat_words
 from vllm_obtain.chat.prepare import Prepared, prepare_chat, prepare_completion
 from vllm_obtain.errors import ClientGone, InvalidRequest, ServiceError, UnsupportedParameter
 from vllm_obtain.log import get_logger
+from vllm_obtain.protocol import apart
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.parse import parse_chat, parse_completion
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
@@ -119,6 +121,8 @@ def _check(asked: InferenceRequest) -> None:
 
 def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:
     lenient, billed, asked = leniency(), entry.account(), fingerprint(task, model)
+    if not made.settings.shared_prefix_cache:
+        task = replace(task, trail=apart.trail(entry.owner(), task.prompt))
 
     def generation(who: Cancel, keeper: Keeper | None = None) -> Generation:
         timeout, pulse = made.settings.request_timeout, made.settings.pulse
@@ -154,7 +158,8 @@ def _stream(render: Renderer, batches: Batches, held: ExitStack) -> Response:
         try:
             yield from render.stream(batches)
         except ServiceError as error:
-            log.warning("stream broken off", reason=error.message)
+            # Not its message, which may be the engine's own words about the request.
+            log.warning("stream broken off", error=type(error).__name__, code=error.code)
             yield render.failed(error)
         except ClientGone:
             return

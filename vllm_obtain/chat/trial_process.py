@@ -64,7 +64,8 @@ def _limit(what: int, value: int) -> None:
 def main() -> None:
     """Answer until the other end hangs up."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    _limit(resource.RLIMIT_CORE, 0)
+    # Not 0 on Linux, where that means little; see `cores.py`.
+    _limit(resource.RLIMIT_CORE, 1 if sys.platform == "linux" else 0)
     if sys.platform == "linux":
         _limit(resource.RLIMIT_AS, _MEMORY_BYTES)
     threading.stack_size(_STACK_BYTES)

@@ -56,6 +56,8 @@ class Adapter(Plain, ABC):
     keeps_stops: ClassVar[bool] = True
     # Whether it takes images, with a model that can see and files that it loads as they are.
     sees: ClassVar[bool] = False
+    # Whether it keeps callers apart only by the slots that they use; the others take a salt.
+    pins_slots: ClassVar[bool] = False
     # What a process takes beside weights and cache: its libraries, and buffers for a step.
     overhead_bytes: ClassVar[int] = 2**30
     # What a GGUF file can be made into for this engine, when it loads none itself.

@@ -33,6 +33,8 @@ _PENALISED = 65_536
 # Its threads meet at barriers several hundred times a token. Spinning there for long, the default,
 # takes the cores that the gateway and other engines need; not spinning at all costs a fifth.
 _THREADS = {"GOMP_SPINCOUNT": "1000"}
+# A debugger, if there is one, would print the arguments of what crashed: texts of requests.
+_QUIET = {"GGML_NO_BACKTRACE": "1"}
 
 
 class LlamaCpp(LlamaCppPlain, Adapter):
@@ -41,6 +43,7 @@ class LlamaCpp(LlamaCppPlain, Adapter):
     name = "llama_cpp"
     keeps_stops = False
     sees = True
+    pins_slots = True
     overhead_bytes = 2**29
     parameters = frozenset(
         "max_tokens max_completion_tokens temperature top_p top_k min_p repetition_penalty "
@@ -85,7 +88,7 @@ class LlamaCpp(LlamaCppPlain, Adapter):
         config = {"model": str(model.path), "socket": str(socket), **plan.parameters}
         command = [sys.executable, "-u", "-P", llama_cpp_server.__file__, json.dumps(config)]
         # Its own mark for images is another one in each process, and the gateway writes the prompt.
-        return Launch(command, plan.limits, {**_THREADS, "LLAMA_MEDIA_MARKER": MARK})
+        return Launch(command, plan.limits, {**_THREADS, **_QUIET, "LLAMA_MEDIA_MARKER": MARK})
 
     def path(self, task: Task) -> str:
         """Images go where a prompt may have some: its route in OpenAI's shape takes texts only."""
@@ -103,6 +106,10 @@ class LlamaCpp(LlamaCppPlain, Adapter):
             body["n_probs" if _own_shape(task) else "logprobs"] = alternatives or 1
         if task.grammar is not None:
             body["grammar"] = task.grammar
+        if task.apart is not None:
+            body["cache_prompt"] = task.apart.slot is not None and not task.apart.foreign
+            if task.apart.slot is not None:
+                body["id_slot"] = task.apart.slot
         return body
 
 

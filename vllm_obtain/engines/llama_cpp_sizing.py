@@ -109,7 +109,8 @@ def _parameters(settings: Settings, machine: Machine, limits: Limits, batch: int
         "threads": max(1, machine.performance_cores - 1),
         "threads_batch": machine.performance_cores,
         "n_gpu_layers": -1 if accelerated else 0,
-        "cache_ram_mib": PROMPT_CACHE_MIB,
+        # Whoever comes next may find there what another one asked.
+        "cache_ram_mib": PROMPT_CACHE_MIB if settings.shared_prefix_cache else 0,
     }
 
 

@@ -104,7 +104,7 @@ def _seeing(settings: Settings) -> list[str]:
     """What a model that sees is started with: as many images as a request may have."""
     return [
         *("--limit-mm-per-prompt", json.dumps({"image": settings.image_max_count, "video": 0})),
-        *("--mm-processor-cache-gb", str(IMAGE_CACHE_GB)),
+        *("--mm-processor-cache-gb", str(IMAGE_CACHE_GB if settings.shared_prefix_cache else 0)),
     ]
 
 
@@ -117,6 +117,7 @@ def _embedder(model: Model, settings: Settings, on_gpu: bool) -> Plan:
         *("--max-num-seqs", str(embedders.MAX_TEXTS)),
         *("--max-num-batched-tokens", step),
         "--disable-uvicorn-access-log",
+        "--no-enable-log-requests",
     ]
     if on_gpu:
         share = settings.vllm_gpu_memory_utilization / settings.max_concurrent_models
@@ -124,6 +125,8 @@ def _embedder(model: Model, settings: Settings, on_gpu: bool) -> Plan:
     else:
         # Small models: their vectors need not be rounded to 16 bits.
         arguments += ["--enforce-eager", "--dtype", "float32"]
+    if not settings.shared_prefix_cache:
+        arguments.append("--no-enable-prefix-caching")
     env = {"VLLM_HOST_IP": "127.0.0.1"}
     if not on_gpu:
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
@@ -138,6 +141,7 @@ def _common(slots: int, context: int) -> list[str]:
         "--enable-chunked-prefill",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        "--no-enable-log-requests",
         # Every sampling value is spelled out by us: the model's file has no say.
         *("--generation-config", "vllm"),
         # The one backend that speaks our grammars' language (see `chat/grammar.py`).

@@ -108,10 +108,15 @@ def read_chunk(data: bytes) -> list[Event]:
     """
     try:
         chunk = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        if chunk.error is None:
+            return _events(chunk)
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError):
+        # Log probabilities have no fixed shape before they are looked at.
         raise EngineFailed("The engine sent a chunk that cannot be read.") from None
-    if chunk.error is not None:
-        raise _engine_error(chunk.error)
+    raise _engine_error(chunk.error)
+
+
+def _events(chunk: _Chunk) -> list[Event]:
     events: list[Event] = []
     if chunk.usage is not None and not chunk.is_last:
         # Usage while the answer runs: the prompt is read, and this is its true length.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.messages import Limits
+from vllm_obtain.supervisor.slots import Slots, Trail
 from vllm_obtain.supervisor.turns import Turns
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Ticket:
         vet: called with the engine's name before it gets a place: whether it has to be alone;
             raises when it must not be asked at all.
         caller: whose it is, for fairness between callers.
+        trail: where callers must not find each other's prompts; see `slots`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Ticket:
         fingerprint: bytes = b"",
         vet: Callable[[str], bool] | None = None,
         caller: str = "",
+        trail: Trail = (),
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.wanted = wanted
@@ -57,6 +60,10 @@ class Ticket:
         self.fingerprint = fingerprint
         self.vet = vet
         self.caller = caller
+        self.trail = trail
+        # The slot it has to use, and whether another caller's prompt is in it.
+        self.slot: int | None = None
+        self.foreign = True
         self.alone = False
         self.turn: asyncio.Future[None] | None = None
 
@@ -82,6 +89,7 @@ class Admission:
         self._waiting: Turns[Ticket] = Turns()
         self._reserved = 0
         self._slots = 0
+        self._pinned: Slots | None = None
         self._closed: Exception | None = None
         # Those whose connection broke, which may be the end of the process.
         self._broken: list[Ticket] = []
@@ -153,6 +161,7 @@ class Admission:
             self._waiting.correct(ticket.caller, used - ticket.reserved)
             self._reserved -= ticket.reserved
             self._slots -= ticket.choices
+            self._unpin(ticket, used > 0)
         elif ticket in self._waiting:
             self._waiting.remove(ticket)
         self._next()
@@ -232,7 +241,7 @@ class Admission:
         _check(ticket, prompt + granted, limits)
         if prompt + granted > free or self._slots + ticket.choices > limits.slots:
             return False
-        if not self._let_alone(ticket):
+        if not self._let_alone(ticket) or not self._pin(ticket, limits):
             return False
         ticket.prompt_tokens, ticket.granted = prompt, granted
         self._holders.add(ticket)
@@ -251,6 +260,30 @@ class Admission:
             ticket.alone = True
             asyncio.get_running_loop().call_later(PROBATION, self._trust, ticket)
         return True
+
+    def _pin(self, ticket: Ticket, limits: Limits) -> bool:
+        """Give a ticket a slot of its own where callers are kept apart by slots.
+
+        Several choices are spread by the engine over slots that it takes for free, also over one
+        that somebody is about to ask for: so nobody may be beside them.
+        """
+        pins = self.engine is not None and self.engine.adapter.pins_slots
+        if not ticket.trail or not pins:
+            return True
+        several = ticket.choices > 1
+        if any(several or each.choices > 1 for each in self._holders if each.slot is not None):
+            return False
+        self._pinned = self._pinned or Slots(limits.slots)
+        ticket.slot, ticket.foreign = self._pinned.take(ticket.trail)
+        return True
+
+    def _unpin(self, ticket: Ticket, used: bool) -> None:
+        if ticket.slot is None or self._pinned is None:
+            return
+        self._pinned.give_back(ticket.slot, used)
+        ticket.slot = None
+        if ticket.choices > 1:
+            self._pinned.forget()
 
     def _trust(self, ticket: Ticket) -> None:
         """Let others in beside one that has crashed nothing for a while."""

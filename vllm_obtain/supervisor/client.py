@@ -20,6 +20,7 @@ from vllm_obtain.cooperative import has_ended, serve_first
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.settings import SECRETS, Settings
 from vllm_obtain.supervisor import runtime
+from vllm_obtain.supervisor.leftovers import is_same
 from vllm_obtain.supervisor.owners import started
 from vllm_obtain.supervisor.wire import Frames, frame
 
@@ -204,6 +205,8 @@ class Supervisor:
         """
         folder = runtime.prepare(self._settings.port)
         with _locked(folder.with_suffix(runtime.START_LOCK)):
+            # Whoever clears up after dead services may have been there just before.
+            runtime.prepare(self._settings.port)
             if not self._joined(replace):
                 self._start()
                 if not self._joined(replace=False):
@@ -263,14 +266,20 @@ def _start_time(pid: int) -> float:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; waits by polling, since flock would block every greenlet."""
-    with path.open("w") as file:
-        end = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise SupervisorLost(f"Somebody holds {path}; is another start hung?") from None
-                time.sleep(0.02)
-        yield
+    end = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        with path.open("w") as file:
+            if _taken(file.fileno()) and is_same(file.fileno(), path):
+                yield
+                return
+        if time.monotonic() > end:
+            raise SupervisorLost(f"Somebody holds {path}; is another start hung?") from None
+        time.sleep(0.02)
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

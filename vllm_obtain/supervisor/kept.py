@@ -110,14 +110,15 @@ class KeptResponses:
         Returns:
             Those that are there, the oldest first, and the name of the one that is not, if any.
         """
-        chain: list[tuple[Key, _Entry]] = []
-        while name is not None:
+        chain: dict[Key, _Entry] = {}
+        # One that went on from itself, by whatever way, has no beginning.
+        while name is not None and (owner, name) not in chain:
             entry = self._kept.get((owner, name))
             if entry is None:
                 break
-            chain.append(((owner, name), entry))
+            chain[owner, name] = entry
             name = entry.previous
-        return chain[::-1], name
+        return list(reversed(chain.items())), name
 
     def _drop(self, key: Key) -> bool:
         entry = self._kept.pop(key, None)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable
 
 from vllm_obtain.errors import RequestTimeout
 from vllm_obtain.messages import Acquire, Granted, Release
 from vllm_obtain.metrics import Numbers
+from vllm_obtain.protocol.apart import Apart
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
 from vllm_obtain.supervisor.crowd import Crowd
@@ -27,6 +31,7 @@ class Lease:
         admission: the places of that process; a successor has others.
         ticket: the place.
         over: called once at the end, with what the request came to.
+        salt: of the caller's prompts, where they are kept apart.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class Lease:
         admission: Admission,
         ticket: Ticket,
         over: Callable[[Engine, Ticket, Release], None],
+        salt: str = "",
     ) -> None:
         assert engine.launched is not None  # noqa: S101 - only a ready engine has places
         self._engine = engine
@@ -49,6 +55,7 @@ class Lease:
             context=engine.launched.limits.context,
             tokens=ticket.granted,
             loaded_at=engine.loaded_at,
+            apart=Apart(salt, ticket.slot, ticket.foreign) if salt else None,
         )
 
     def settle(self, prompt_tokens: int) -> None:
@@ -86,6 +93,8 @@ class Leases:
         self._quarantine = pool.quarantine
         self._crowd = Crowd(settings)
         self._numbers = numbers
+        # Nobody who sees a salt can tell whose it is, or that it is the same key's tomorrow.
+        self._secret = secrets.token_bytes(32)
 
     @property
     def in_flight(self) -> int:
@@ -108,7 +117,7 @@ class Leases:
             return None
         self._crowd.joined(request.model)
         engine.touch()
-        return Lease(engine, engine.incoming, ticket, self._over(request))
+        return self._lease(request, engine, engine.incoming, ticket)
 
     async def acquire(self, request: Acquire) -> Lease:
         """Make the model ready, wait for a place on it, and give a lease.
@@ -150,7 +159,17 @@ class Leases:
                 # Who waited for the next process could not know whose it would be.
                 engine = admission.engine or engine
                 engine.touch()
-            return Lease(engine, admission, ticket, self._over(request))
+            return self._lease(request, engine, admission, ticket)
+
+    def _lease(
+        self, request: Acquire, engine: Engine, admission: Admission, ticket: Ticket
+    ) -> Lease:
+        return Lease(engine, admission, ticket, self._over(request), self._salt(request))
+
+    def _salt(self, request: Acquire) -> str:
+        if not request.trail:
+            return ""
+        return hmac.new(self._secret, request.trail[0], hashlib.sha256).hexdigest()
 
     def _ticket(self, request: Acquire) -> Ticket:
         asks = request.fingerprint
@@ -161,6 +180,7 @@ class Leases:
             asks,
             functools.partial(self._quarantine.vet, asks) if asks else None,
             request.caller.id if request.caller is not None else "",
+            request.trail,
         )
 
     def _over(self, request: Acquire) -> Callable[[Engine, Ticket, Release], None]:

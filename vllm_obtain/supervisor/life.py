@@ -125,6 +125,7 @@ class Life:
                 "smaller model"
             ) from None
         self.stage = None
+        self._process.is_private = not settings.log_prompts
         return launch
 
     async def wait(self) -> int:

@@ -23,7 +23,7 @@ def started(pid: int) -> float | None:
             return None
         base = psutil.boot_time() if psutil.LINUX else 0.0
         return float(process.create_time() - base)
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # no pid is below 0, or that large
         return None
 
 

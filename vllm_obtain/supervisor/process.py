@@ -15,6 +15,7 @@ from vllm_obtain.engines.base import Launch
 from vllm_obtain.errors import EngineFailed
 from vllm_obtain.log import get_logger
 from vllm_obtain.supervisor import guard
+from vllm_obtain.supervisor.output import discreet
 
 log = get_logger("vllm_obtain.engine")
 
@@ -27,6 +28,14 @@ STOP_GRACE = 2.0
 GUARD_GRACE = 2.0
 # Seconds for the last lines to arrive; whoever left the engine's group may hold the pipe open.
 OUTPUT_GRACE = 0.5
+# Engines and libraries that tell their makers who uses them do not, whichever of them it is.
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OTEL_SDK_DISABLED": "true",
+}
 
 
 class EngineProcess:
@@ -49,6 +58,8 @@ class EngineProcess:
         self._orders: int | None = None
         self._end: asyncio.Task[int] | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        # Whether it has requests from now on, whose text it may print.
+        self.is_private = False
 
     @property
     def pid(self) -> int | None:
@@ -122,7 +133,7 @@ class EngineProcess:
                 stdout=theirs,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **launch.env},
+                env={**os.environ, **_QUIET, **launch.env},
             )
         except OSError as error:
             self._hang_up()
@@ -156,11 +167,11 @@ class EngineProcess:
     async def _read(self, stream: asyncio.StreamReader) -> None:
         while line := await _next_line(stream):
             text = line.decode(errors="replace").rstrip()[:LINE_CHARACTERS]
-            if text:
-                self._tail.append(text)
-                if self._heard is not None:
-                    self._heard(text)
-                log.debug("engine output", engine=self._name, line=text)
+            if text and self._heard is not None:
+                self._heard(text)
+            if shown := discreet(text) if self.is_private else text:
+                self._tail.append(shown)
+                log.debug("engine output", engine=self._name, line=shown)
 
     def _hang_up(self) -> None:
         """Close the pipe that the guard reads: it kills the engine at its end."""

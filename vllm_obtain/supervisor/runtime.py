@@ -30,7 +30,7 @@ _GATEWAY_ONLY = frozenset(
     "trusted_proxies url_prefix grace_period requests_per_minute tokens_per_minute "
     "tls_certfile tls_keyfile config_key_file".split()
 )
-# Beside the folder and never removed: a lock on a removed file locks nothing.
+# Beside the folder; removed by who holds it, so who gets it looks whether it is still there.
 START_LOCK = ".lock"
 RECYCLE = "recycle"
 # Who serves here, and what tells the workers of a master to send new requests away.
@@ -68,6 +68,9 @@ def prepare(port: int) -> Path:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise StartError(f"{level} belongs to somebody else. Remove it and start again.")
         level.chmod(0o700)
+    # Whoever clears up after dead services sees that somebody begins here.
+    with contextlib.suppress(OSError):
+        os.utime(path)
     return path
 
 
@@ -83,18 +86,23 @@ def begin_service(port: int) -> None:
     _unlink([place / RECYCLE, *place.glob(f"{DRAIN}*")])
     path = place / SERVICE
     new = path.with_suffix(".new")
-    new.write_text(f"{os.getpid()} {started(os.getpid())}")
+    try:
+        new.write_text(f"{os.getpid()} {started(os.getpid())}")
+    except FileNotFoundError:  # a supervisor that ended has removed the folder just now
+        prepare(port)
+        new.write_text(f"{os.getpid()} {started(os.getpid())}")
     new.replace(path)
 
 
 def service(port: int) -> int | None:
     """Find the process that is the service on a port, None when there is none."""
-    return _noted(folder(port) / SERVICE)
+    return noted(folder(port))
 
 
-def _noted(path: Path) -> int | None:
+def noted(path: Path) -> int | None:
+    """Find the process that is the service of a folder, None when there is none."""
     try:
-        pid, start = path.read_text().split()
+        pid, start = (path / SERVICE).read_text().split()
         now = started(int(pid))
         return int(pid) if now is not None and abs(now - float(start)) < SAME_START else None
     except (OSError, ValueError):
@@ -120,6 +128,12 @@ def sweep(path: Path) -> None:
     _unlink(path.glob("e*"))
 
 
+def empty(path: Path) -> None:
+    """Remove what a dead service left in its folder, and nothing that is not ours."""
+    names = (CONTROL, RECYCLE, SERVICE, SERVICE.replace(".pid", ".new"))
+    _unlink([*(path / name for name in names), *path.glob(f"{DRAIN}*")])
+
+
 def control_identity(path: Path) -> tuple[int, int] | None:
     """Tell the control socket in a folder from any other one; None when there is none."""
     try:
@@ -140,7 +154,7 @@ def remove(path: Path, control: tuple[int, int] | None) -> None:
     _unlink(path.glob(f"{prefix()}*"))
     if control is not None and control_identity(path) == control:
         _unlink([path / CONTROL, path / RECYCLE, *path.glob(f"{DRAIN}*")])
-        if _noted(path / SERVICE) is None:
+        if noted(path) is None:
             _unlink([path / SERVICE])
     for level in (path, path.parent):
         with contextlib.suppress(OSError):

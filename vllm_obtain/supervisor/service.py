@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from vllm_obtain import log
+from vllm_obtain import cores, log
 from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.catalogue.convert.leftovers import sweep
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.settings import Settings
-from vllm_obtain.supervisor import runtime
+from vllm_obtain.supervisor import leftovers, runtime
 from vllm_obtain.supervisor.control import Connection
 from vllm_obtain.supervisor.desk import Desk
 from vllm_obtain.supervisor.meter import Meter
@@ -46,6 +46,8 @@ def run(settings: Settings, folder: Path, listener: socket.socket, owner: tuple[
     """
     log.configure(settings, "supervisor")
     raise_file_limit()
+    # Engines inherit it.
+    cores.forbid(settings)
     asyncio.run(_serve(settings, folder, listener, owner))
     return 0
 
@@ -86,7 +88,7 @@ async def _serve(
     try:
         _log.info("supervisor started", folder=str(folder))
         # A thread that nobody waits for: folders of converted models are large.
-        threading.Thread(target=_sweep, args=(settings.models_dir,), daemon=True).start()
+        threading.Thread(target=_sweep, args=(settings.models_dir, folder), daemon=True).start()
         desk.pool.watch()
         _preload(desk.pool, models, settings)
         await _until_the_end(desk, folder, control)
@@ -96,10 +98,13 @@ async def _serve(
         await desk.pool.close()
         desk.meter.close()
         runtime.remove(folder, control)
+        leftovers.give_up(folder)
         _log.info("supervisor ended")
 
 
-def _sweep(models_dir: Path) -> None:
+def _sweep(models_dir: Path, folder: Path) -> None:
+    for dead in leftovers.clear(folder):
+        _log.info("removed what a killed service left", folder=str(dead))
     try:
         removed = sweep(models_dir)
     except OSError as error:

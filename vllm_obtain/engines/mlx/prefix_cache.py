@@ -32,13 +32,17 @@ class PrefixCache:
         self.bytes = 0
         self.queries = 0
         self.hits = 0
-        self._entries: OrderedDict[bytes, tuple[list[Any], int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, bytes], tuple[list[Any], int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+    def find(self, tokens: list[int], salt: str = "") -> tuple[list[Any] | None, int]:
         """Look for the longest beginning that was processed before.
+
+        Args:
+            tokens: a prompt.
+            salt: what was kept with another one is not found.
 
         Returns:
             Caches of the caller's own, and how many tokens they hold; always at least one less
@@ -47,7 +51,9 @@ class PrefixCache:
         self.queries += 1
         wanted = _key(tokens)
         best, shared = b"", 0
-        for key, (caches, _) in self._entries.items():
+        for (owner, key), (caches, _) in self._entries.items():
+            if owner != salt:
+                continue
             common = min(_common(key, wanted), len(tokens) - 1)
             whole = common == len(key) // 4
             if can_be_cut(caches):
@@ -59,15 +65,15 @@ class PrefixCache:
         if shared < SHORTEST:
             return None, 0
         self.hits += 1
-        self._entries.move_to_end(best)
-        return [_beginning(cache, shared) for cache in self._entries[best][0]], shared
+        self._entries.move_to_end((salt, best))
+        return [_beginning(cache, shared) for cache in self._entries[salt, best][0]], shared
 
-    def keep(self, tokens: list[int], caches: list[Any]) -> None:
+    def keep(self, tokens: list[int], caches: list[Any], salt: str = "") -> None:
         """Store caches that hold exactly these tokens; they must not change from now on."""
         size = sum(cache.nbytes for cache in caches)
         if len(tokens) < SHORTEST or size > self.max_bytes:
             return
-        key = _key(tokens)
+        key = salt, _key(tokens)
         for other in [other for other in self._entries if self._covers(key, caches, other)]:
             self._drop(other)
         self._entries[key] = (caches, size)
@@ -79,11 +85,12 @@ class PrefixCache:
         while self._entries and self.bytes > to_bytes:
             self._drop(next(iter(self._entries)))
 
-    def _covers(self, key: bytes, caches: list[Any], other: bytes) -> bool:
+    def _covers(self, key: tuple[str, bytes], caches: list[Any], other: tuple[str, bytes]) -> bool:
         """Tell whether an entry is of no more use once `key` is stored."""
-        return other == key or (key.startswith(other) and can_be_cut(caches))
+        same_salt = other[0] == key[0]
+        return other == key or (same_salt and key[1].startswith(other[1]) and can_be_cut(caches))
 
-    def _drop(self, key: bytes) -> None:
+    def _drop(self, key: tuple[str, bytes]) -> None:
         self.bytes -= self._entries.pop(key)[1]
 
 

@@ -57,6 +57,7 @@ class Request:
         tell: takes its events, called on the loop that serves HTTP.
         choices: how many answers are asked for.
         grammar: what an answer must look like, if anything.
+        salt: prompts with another one share no kept caches with it.
     """
 
     tokens: list[int]
@@ -68,6 +69,7 @@ class Request:
     tell: Callable[[Event], None]
     choices: int = 1
     grammar: Grammar | None = None
+    salt: str = ""
 
 
 def read_sampling(body: dict[str, Any], vocabulary: int) -> Sampling:
@@ -102,6 +104,14 @@ def read_stop(body: dict[str, Any]) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Refusal("'stop' must be a text or a list of texts.", param="stop")
     return [text for text in texts if text]
+
+
+def read_salt(body: dict[str, Any]) -> str:
+    """Read what keeps a request's prompt from others'."""
+    salt = body.get("cache_salt")
+    if salt is not None and not isinstance(salt, str):
+        raise Refusal("'cache_salt' must be a text.", param="cache_salt")
+    return salt or ""
 
 
 def read_logprobs(body: dict[str, Any]) -> int | None:

@@ -151,7 +151,7 @@ class Scheduler:
         for prompt in [one for one in self._prompts if one.rows[0].request is request]:
             self._prompts.remove(prompt)
             prompt.settle()
-            self.prefixes.keep(request.tokens[: prompt.done], prompt.caches)
+            self.prefixes.keep(request.tokens[: prompt.done], prompt.caches, request.salt)
         self._remove([row for row in self._groups.rows if row.request is request])
 
     def _start_waiting(self) -> None:
@@ -160,7 +160,8 @@ class Scheduler:
             if not self._memory.fits(lengths):
                 return  # a row that ends makes room: nothing that is refused for good gets here
             rows = self._waiting.popleft()
-            caches, done = self.prefixes.find(rows[0].request.tokens)
+            first = rows[0].request
+            caches, done = self.prefixes.find(first.tokens, first.salt)
             for row in rows:
                 row.cached = done
             step = self._config.prompt_step
@@ -210,7 +211,8 @@ class Scheduler:
                 return
         if not can_be_cut(prompt.caches):
             # Later, when more tokens are in them, they are of use to nobody.
-            self.prefixes.keep(prompt.tokens[:-1], copy.deepcopy(prompt.caches))
+            salt = prompt.rows[0].request.salt
+            self.prefixes.keep(prompt.tokens[:-1], copy.deepcopy(prompt.caches), salt)
         if batchable(prompt.caches):
             self._begin_answers([prompt], prompt.rectangle())
             return
@@ -243,7 +245,7 @@ class Scheduler:
 
     def _keep_prefix(self, batch: Batch, row: Row) -> None:
         if can_be_cut(own := batch.cache_of(row)):
-            self.prefixes.keep(batch.tokens_of(row), own)
+            self.prefixes.keep(batch.tokens_of(row), own, row.request.salt)
 
     # --- memory ----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from .errors import Refusal, too_long
 from .events import Event
 from .load import Loaded
 from .render import Renderer
-from .request import Request, Sampling, integer, read_logprobs, read_sampling, read_stop
+from .request import Request, Sampling, integer, read_logprobs, read_salt, read_sampling, read_stop
 from .row import horizon
 from .scheduler import Scheduler, Told
 from .tokens import Tokens
@@ -137,6 +137,7 @@ class Service:
             tell=tell,
             choices=integer(body, "n", 1, 1, self._config.slots),
             grammar=self._loaded.grammars.read(body),
+            salt=read_salt(body),
         )
         # By the scheduler's own measure: what passes here must fit when it is alone.
         self._loaded.memory.check(horizon(request, 0), len(tokens), request.choices)

@@ -1,0 +1,58 @@
+"""What engines are told where keys must not find each other's prompts, and started with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vllm_obtain.engines.base import Adapter
+from vllm_obtain.engines.llama_cpp import LlamaCpp
+from vllm_obtain.engines.mlx.prefix_cache import PrefixCache
+from vllm_obtain.engines.mlx_engine import Mlx
+from vllm_obtain.engines.vllm_engine import Vllm
+from vllm_obtain.protocol.apart import Apart
+from vllm_obtain.protocol.requests import CompletionRequest
+from vllm_obtain.protocol.task import Task
+
+TASK = Task(CompletionRequest(prompt="Hi"), "Hi")
+NAMES = {"cache_salt", "cache_prompt", "id_slot"}
+
+
+def told(adapter: Adapter, apart: Apart | None) -> dict[str, object]:
+    body = adapter.body(replace(TASK, apart=apart), 5)
+    return {name: value for name, value in body.items() if name in NAMES}
+
+
+@pytest.mark.parametrize("adapter", [LlamaCpp(), Vllm(), Mlx()], ids=lambda each: each.name)
+def test_nothing_is_said_where_prompts_may_be_shared(adapter: Adapter) -> None:
+    assert told(adapter, None) == {}
+
+
+@pytest.mark.parametrize("adapter", [Vllm(), Mlx()], ids=lambda each: each.name)
+def test_a_salt(adapter: Adapter) -> None:
+    assert told(adapter, Apart("5a17")) == {"cache_salt": "5a17"}
+
+
+def test_a_slot_and_whether_it_is_emptied_first() -> None:
+    adapter = LlamaCpp()
+    assert told(adapter, Apart("5a17", 3, foreign=True)) == {"cache_prompt": False, "id_slot": 3}
+    assert told(adapter, Apart("5a17", 3, foreign=False)) == {"cache_prompt": True, "id_slot": 3}
+    assert told(adapter, Apart("5a17")) == {"cache_prompt": False}
+
+
+def test_a_kept_cache_is_found_with_its_salt_only() -> None:
+    class Kept:
+        nbytes = 8
+
+        def __deepcopy__(self, memo: object) -> Kept:
+            return self
+
+    kept, tokens = PrefixCache(1000), list(range(40))
+    kept.keep(tokens, [Kept()], "one")
+    more = [*tokens, 1, 2]
+    assert kept.find(more, "other") == kept.find(more) == (None, 0)
+    assert kept.find(more, "one")[1] == 40
+    kept.keep(tokens, [Kept()], "other")
+    assert len(kept) == 2 and kept.bytes == 16
+    assert kept.find(more, "one")[1] == kept.find(more, "other")[1] == 40
