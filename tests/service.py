@@ -104,7 +104,8 @@ class Service:
             text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._news = queue.Queue()
+        threading.Thread(target=self._read, args=(self.process, self._news), daemon=True).start()
         try:
             self.wait_for_line(until, timeout)
         except BaseException:
@@ -212,12 +213,12 @@ class Service:
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def _read(self) -> None:
-        assert self.process is not None and self.process.stdout is not None
-        for line in self.process.stdout:
+    def _read(self, process: subprocess.Popen[str], news: queue.Queue[str | None]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
             self.lines.append(line.rstrip())
-            self._news.put(line)
-        self._news.put(None)
+            news.put(line)
+        news.put(None)
 
 
 def _runs(process: psutil.Process) -> bool:

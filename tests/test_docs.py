@@ -30,7 +30,7 @@ MARKER = "<!-- bench -->"
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_PATH = re.compile(r"(?<![\w./-])(?:vllm_obtain|tests|docs|src|bench)/[\w./-]*")
+_PATH = re.compile(r"(?<![\w./-])(?:vllm_obtain|tests|docs|src|bench|deploy)/[\w./-]*")
 _ROOT_FILE = re.compile(r"[\w.-]+\.(?:py|md|toml|txt)|Makefile|\.env\.example")
 
 ENGLISH = (ROOT / "README.md").read_text()

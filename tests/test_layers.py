@@ -31,13 +31,13 @@ LAYERS = [
     {"log", "cores", "hardware", "protocol", "access"},
     {"catalogue"},
     {"messages"},
-    {"metrics", "engines", "chat", "images"},
+    {"metrics", "vllm_metrics", "engines", "chat", "images"},
     {"supervisor"},
     {"api"},
     {"announce"},
     {"draining"},
-    {"launch", "gunicorn_conf", "doctor"},
-    {"cli", "cli_keys", "cli_config"},
+    {"launch", "gunicorn_conf", "doctor", "service_files"},
+    {"cli", "cli_keys", "cli_config", "cli_service"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

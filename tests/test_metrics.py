@@ -31,7 +31,7 @@ class Scrape:
     def value(self, name: str, **labels: str) -> float | None:
         for family in self.families:
             for sample in family.samples:
-                if sample.name == f"{PREFIX}_{name}" and sample.labels == labels:
+                if sample.name in (f"{PREFIX}_{name}", name) and sample.labels == labels:
                     return sample.value
         return None
 
@@ -65,6 +65,48 @@ def test_generations() -> None:
     assert scrape.value("generation_tokens_per_second_sum", **MODEL) == 10
 
 
+def test_vllms_names() -> None:
+    numbers = Numbers()
+    numbers.released("m", "e", Release("stop", 10, 4, 21, 0.25, 2.0), waited=0.2)
+    numbers.released("m", "e", Release("tool_calls", 5, 0, 1, 0.04, 0.0))
+    numbers.released("m", "e", Release("cancelled", 7))
+    full = msgspec.structs.replace(
+        ENGINE, model="m", engine="e", in_flight=3, queue=2, tokens_reserved=50, tokens_pool=200
+    )
+    scrape = Scrape(numbers, engines=[full])
+    of = {"model_name": "m", "engine": "e"}
+    assert scrape.value("vllm:prompt_tokens_total", **of) == 22
+    assert scrape.value("vllm:generation_tokens_total", **of) == 22
+    assert scrape.value("vllm:prefix_cache_queries_total", **of) == 22
+    assert scrape.value("vllm:prefix_cache_hits_total", **of) == 4
+    ends = {"stop": 2, "abort": 1, "length": None}
+    for reason, count in ends.items():
+        name = "vllm:request_success_total"
+        assert scrape.value(name, **of, finished_reason=reason) == count
+    assert scrape.value("vllm:num_requests_running", **of) == 3
+    assert scrape.value("vllm:num_requests_waiting", **of) == 2
+    assert scrape.value("vllm:kv_cache_usage_perc", **of) == 0.25
+    first = "vllm:time_to_first_token_seconds"
+    told = {le: scrape.value(f"{first}_bucket", **of, le=le) for le in ("0.02", "0.04", "0.25")}
+    assert told == {"0.02": 0, "0.04": 1, "0.25": 2}, "a bound is within its bucket, as in vLLM"
+    assert scrape.value(f"{first}_bucket", **of, le="+Inf") == 2
+    assert scrape.value("vllm:e2e_request_latency_seconds_sum", **of) == pytest.approx(2.29)
+    assert scrape.value("vllm:request_queue_time_seconds_sum", **of) == pytest.approx(0.2)
+    assert scrape.value("vllm:request_prefill_time_seconds_sum", **of) == pytest.approx(0.09)
+    assert scrape.value("vllm:inter_token_latency_seconds_count", **of) == 20
+    assert scrape.value("vllm:inter_token_latency_seconds_sum", **of) == pytest.approx(2.0)
+    assert scrape.value("vllm:request_generation_tokens_bucket", **of, le="20.0") == 1
+
+
+def test_counters_begin_with_nothing_when_a_model_is_there() -> None:
+    numbers = Numbers()
+    numbers.loaded("m", "e", 1.0)
+    scrape = Scrape(numbers)
+    assert scrape.value("inference_requests_total", **MODEL, outcome="error") == 0
+    assert scrape.value("engine_restarts_total", **MODEL) == 0
+    assert scrape.value("generation_tokens_total", **MODEL) == 0
+
+
 def test_engines() -> None:
     numbers = Numbers()
     numbers.loaded("m", "e", 2.0)
@@ -77,6 +119,7 @@ def test_engines() -> None:
     assert scrape.value("engine_memory_bytes", model="ä", engine="fake") == 2**40
     assert scrape.value("engine_memory_bytes", model="b", engine="fake") is None
     assert scrape.value("engine_queue", model="b", engine="fake") == 3
+    assert scrape.value("engines", model="b", engine="fake", state=other.state) == 1
     assert scrape.value("system_cpu_percent") == 12.5
     assert scrape.value("requests_in_flight") == 4
     assert scrape.value("response_cache_entries") == 2
@@ -90,7 +133,7 @@ def test_every_family_is_there_once_and_has_no_creation_times() -> None:
     names = [family.name for family in Scrape(numbers, engines=[ENGINE]).families]
     assert len(names) == len(set(names))
     assert not [name for name in names if name.endswith("_created")]
-    assert all(name.startswith(f"{PREFIX}_") for name in names)
+    assert all(name.startswith((f"{PREFIX}_", "vllm:")) for name in names)
 
 
 def test_names_that_need_escaping() -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vllm_obtain import __version__, cli_config, cli_keys
+from vllm_obtain import __version__, cli_config, cli_keys, cli_service
 from vllm_obtain.doctor.report import collect
 from vllm_obtain.doctor.table import show
 from vllm_obtain.draining import stop_service
@@ -31,6 +31,7 @@ app = typer.Typer(
 
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_config.app, name="config")
+app.add_typer(cli_service.app, name="service")
 
 
 class Mode(StrEnum):

@@ -5,6 +5,7 @@ Names follow Prometheus' conventions: base units, `_total` for counters.
 
 from __future__ import annotations
 
+from collections import Counter as Counted
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import (
@@ -17,6 +18,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from vllm_obtain import vllm_metrics
 from vllm_obtain.messages import EngineStatus, Release, Served
 
 PREFIX = "vllm_obtain"
@@ -30,7 +32,9 @@ _OF_ENGINES = (
     "healthy",
     "reserved_bytes",
     "quiet_seconds",
+    "load_seconds",
 )
+_OUTCOMES = ("stop", "length", "cancelled", "error")
 _RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 
 
@@ -69,6 +73,10 @@ class Numbers:
             "model_load_seconds", "From start to first token.", "model engine", _SECONDS
         )
         self._cache = self._counter("response_cache_requests", "Cacheable requests.", "result")
+        self._vllm = vllm_metrics.VllmNumbers(
+            self._outcomes, self._prompt, self._cached, self._generated
+        )
+        self.registry.register(self._vllm)
 
     def served(self, requests: Iterable[Served]) -> None:
         """Count answered HTTP requests."""
@@ -79,8 +87,16 @@ class Numbers:
             if request.cache:
                 self._cache.labels(request.cache).inc()
 
-    def released(self, model: str, engine: str, release: Release) -> None:
-        """Count what an engine did for one request."""
+    def released(self, model: str, engine: str, release: Release, waited: float = 0.0) -> None:
+        """Count what an engine did for one request.
+
+        Args:
+            model: its name.
+            engine: whose place the request had.
+            release: what it came to.
+            waited: seconds until it had its place.
+        """
+        self._vllm.released(model, engine, release, waited)
         self._outcomes.labels(model, engine, release.outcome).inc()
         self._prompt.labels(model, engine).inc(release.prompt_tokens)
         self._cached.labels(model, engine).inc(release.cached_tokens)
@@ -94,6 +110,11 @@ class Numbers:
     def loaded(self, model: str, engine: str, seconds: float) -> None:
         """Count a load that succeeded."""
         self._loads.labels(model, engine).observe(seconds)
+        # Prometheus sees no increase in a series that begins with 1: these begin with 0.
+        for outcome in _OUTCOMES:
+            self._outcomes.labels(model, engine, outcome)
+        for counter in (self._prompt, self._cached, self._generated, self._restarts, self._stalls):
+            counter.labels(model, engine)
 
     def crashed(self, model: str, engine: str) -> None:
         """Count an engine that ended by itself."""
@@ -166,6 +187,17 @@ class Gauges(Collector):
             for labels, value in values.items():
                 family.add_metric(labels, value)
             yield family
+        yield self._states()
+        yield from vllm_metrics.gauges(self._engines)
+
+    def _states(self) -> Metric:
+        family = GaugeMetricFamily(
+            f"{PREFIX}_engines", "Engines by state.", labels=["model", "engine", "state"]
+        )
+        found = Counted((each.model, each.engine, each.state) for each in self._engines)
+        for labels, value in found.items():
+            family.add_metric(labels, value)
+        return family
 
 
 def _names(labels: Sequence[str]) -> list[str]:

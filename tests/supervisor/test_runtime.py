@@ -37,6 +37,19 @@ def test_the_folder_is_private_and_short(base: Path) -> None:
     assert len("/tmp/" + str(made.relative_to(base) / "e4194304-1000000.sock")) < 104
 
 
+def test_cleaners_of_old_files_find_none(base: Path) -> None:
+    made = module.prepare(65535)
+    old = 1_000_000_000
+    used = [made / module.SERVICE, made.with_suffix(module.START_LOCK), made / "e1-0.pid"]
+    for file in (*used, made / module.CONTROL):
+        file.touch()
+        os.utime(file, (old, old))
+    module.stay(made)
+    assert all(file.stat().st_mtime > old for file in used)
+    assert (made / module.CONTROL).stat().st_mtime == old, "it tells one socket from another"
+    made.with_suffix(module.START_LOCK).unlink()
+
+
 def test_a_folder_open_to_others_is_closed(base: Path) -> None:
     module.folder(1).mkdir(parents=True)
     module.folder(1).chmod(0o777)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import hmac
 import secrets
+import time
 from collections.abc import Callable
 
 from vllm_obtain.errors import RequestTimeout
@@ -128,9 +129,10 @@ class Leases:
         """
         self._crowd.check(request.model)
         self._crowd.joined(request.model)
+        began = time.monotonic()
         try:
             async with asyncio.timeout(request.timeout):
-                return await self._enter(request)
+                return await self._enter(request, began)
         except TimeoutError:
             self._crowd.left(request.model)
             raise RequestTimeout(
@@ -142,7 +144,7 @@ class Leases:
             self._crowd.left(request.model)
             raise
 
-    async def _enter(self, request: Acquire) -> Lease:
+    async def _enter(self, request: Acquire, began: float) -> Lease:
         has_waited = False
         while True:
             engine = self._pool.summon(request.model)
@@ -159,12 +161,19 @@ class Leases:
                 # Who waited for the next process could not know whose it would be.
                 engine = admission.engine or engine
                 engine.touch()
-            return self._lease(request, engine, admission, ticket)
+            waited = time.monotonic() - began
+            return self._lease(request, engine, admission, ticket, waited)
 
     def _lease(
-        self, request: Acquire, engine: Engine, admission: Admission, ticket: Ticket
+        self,
+        request: Acquire,
+        engine: Engine,
+        admission: Admission,
+        ticket: Ticket,
+        waited: float = 0.0,
     ) -> Lease:
-        return Lease(engine, admission, ticket, self._over(request), self._salt(request))
+        over = self._over(request, waited)
+        return Lease(engine, admission, ticket, over, self._salt(request))
 
     def _salt(self, request: Acquire) -> str:
         if not request.trail:
@@ -183,11 +192,13 @@ class Leases:
             request.trail,
         )
 
-    def _over(self, request: Acquire) -> Callable[[Engine, Ticket, Release], None]:
+    def _over(
+        self, request: Acquire, waited: float = 0.0
+    ) -> Callable[[Engine, Ticket, Release], None]:
         def over(engine: Engine, ticket: Ticket, release: Release) -> None:
             if release.outcome in _GOOD:
                 self._quarantine.cleared(ticket.fingerprint)
             self._crowd.left(request.model, ended=True)
-            self._numbers.released(engine.model.name, engine.adapter.name, release)
+            self._numbers.released(engine.model.name, engine.adapter.name, release, waited)
 
         return over

@@ -134,6 +134,17 @@ def empty(path: Path) -> None:
     _unlink([*(path / name for name in names), *path.glob(f"{DRAIN}*")])
 
 
+def stay(path: Path) -> None:
+    """Show that the files in a folder are in use: systemd removes those in /tmp after ten days.
+
+    It leaves sockets alone that somebody listens on, and the control socket's time tells it from
+    its successor's.
+    """
+    for file in (path / SERVICE, path.with_suffix(START_LOCK), *path.glob("e*.pid")):
+        with contextlib.suppress(OSError):
+            os.utime(file)
+
+
 def control_identity(path: Path) -> tuple[int, int] | None:
     """Tell the control socket in a folder from any other one; None when there is none."""
     try:

@@ -84,7 +84,7 @@ async def _serve(
         loop.add_signal_handler(number, desk.stop.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server = await loop.create_unix_server(lambda: Connection(desk), sock=listener)
-    sampling = asyncio.create_task(_sample(desk.meter))
+    sampling = asyncio.create_task(_sample(desk.meter, folder))
     try:
         _log.info("supervisor started", folder=str(folder))
         # A thread that nobody waits for: folders of converted models are large.
@@ -152,8 +152,9 @@ async def _until_replaced(folder: Path, control: tuple[int, int] | None) -> None
     _log.warning("the control socket is no longer ours", folder=str(folder))
 
 
-async def _sample(meter: Meter) -> None:
+async def _sample(meter: Meter, folder: Path) -> None:
     await meter.read()  # the first reading of CPU time is the base of the next
     while True:
+        runtime.stay(folder)
         await asyncio.sleep(SAMPLE_INTERVAL)
         _system.info("sample", **(await meter.read()).system)
