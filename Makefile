@@ -2,6 +2,8 @@
 # make test    run every test; with ENGINES=all also those that need vLLM (fetches some 3.5 GB)
 # make check   ruff and mypy
 # make bench   measure the gateway's cost
+# make chaos   ten minutes of load while engines, workers and the supervisor are killed and stopped
+# make soak    20, 64 and 200 streams for minutes: right answers, /health, memory
 # make fuzz    some 8,000 made-up requests over all routes, held to the description
 # make fuzz-core  damaged bytes into parsers and protocols, a million times each
 # make clean   remove what make made, except models and logs
@@ -22,7 +24,7 @@ test: export VLLM_PYTHON ?= $(abspath $(VLLM_BIN)/python)
 test: $(VLLM_VENV)/.installed
 endif
 
-.PHONY: run model test check bench fuzz fuzz-core clean
+.PHONY: run model test check bench chaos soak fuzz fuzz-core clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python run.py --mode prod
@@ -40,6 +42,12 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench model
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/.installed-dev model
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(VENV)/.installed-bench model
+	$(BIN)/python -m bench.soak $(ARGS)
 
 fuzz: $(VENV)/.installed-dev model
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -244,6 +244,7 @@ class Completion:
             self._wait(lambda: False)
         if switches.freeze_after_tokens == now and first_time(switches.crash_once):
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1)  # the signal goes to any thread: this one may run on for a moment
         if switches.garbage_chunk:
             self._chunk(b"data: {not json\n\n")
         if switches.error_after_tokens == now:

@@ -69,6 +69,27 @@ def test_streams_are_finished_and_newcomers_sent_away(tmp_path: Path) -> None:
         service.wait_until_gone(5)
 
 
+def test_what_runs_longer_than_the_grace_period_is_told_so(tmp_path: Path) -> None:
+    with serving(tmp_path, 1, hang_after_tokens=3) as service:
+        stream = Stream(service)
+        plain: list[tuple[int, dict[str, str], bytes]] = []
+        body = {"model": "a", "prompt": WORDS, "temperature": 1}
+        asking = threading.Thread(
+            target=lambda: plain.append(service.request("/v1/completions", body)), daemon=True
+        )
+        asking.start()
+        eventually(lambda: service.engine()["in_flight"] == 2)
+        service.signal(signal.SIGTERM)
+        stream.join(10)
+        asking.join(10)
+        last = stream.said.rstrip().rpartition(b"data: ")[2]
+        assert json.loads(last)["error"]["code"] == "draining", stream.said
+        status, headers, answer = plain[0]
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "draining")
+        assert int(headers["retry-after"]) >= 1
+        service.wait_until_gone(5)
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_does_not_wait(second: signal.Signals, tmp_path: Path) -> None:
     with serving(tmp_path, 60, hang_after_tokens=3) as service:

@@ -63,7 +63,9 @@ class Drain:
             self._server.handle_int()
         self._end = time.monotonic() + self._settings.grace_period
         with contextlib.suppress(OSError):
-            self._marker.touch()
+            new = self._marker.with_suffix(".new")
+            new.write_text(str(self._end))
+            new.replace(self._marker)
         threading.Thread(target=self._wait, daemon=True).start()
 
     def forget(self) -> None:
@@ -82,6 +84,18 @@ class Drain:
 def marker(port: int, master: int) -> Path:
     """Name the file that tells a master's workers to send new requests away."""
     return runtime.folder(port) / f"{runtime.DRAIN}{master}"
+
+
+def end_of_grace(path: Path) -> float | None:
+    """Read from a marker when what still runs is to be broken off, in monotonic seconds.
+
+    Returns:
+        None when the service does not drain.
+    """
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def stop_service(port: int, now: bool, told: Callable[[str], None], patience: float) -> bool:

@@ -25,9 +25,10 @@ from vllm_obtain.access.binding import require_keys
 from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
 from vllm_obtain.api.hasten import calm_collector, hasten
+from vllm_obtain.api.hooks import DRAIN_RETRY
 from vllm_obtain.api.services import EXTENSION, Services
-from vllm_obtain.draining import Drain, marker
-from vllm_obtain.errors import SettingsError, StartError
+from vllm_obtain.draining import Drain, end_of_grace, marker
+from vllm_obtain.errors import Overloaded, ServiceError, SettingsError, StartError
 from vllm_obtain.launch import require_free
 from vllm_obtain.settings import FROZEN, load_settings
 from vllm_obtain.supervisor import runtime
@@ -190,18 +191,30 @@ def _leave_in_time(worker: Any, made: Services) -> None:
 
     Idle connections end when it leaves, and it does when its master was killed.
     """
-    draining = marker(made.settings.port, worker.ppid)
+    draining, end = marker(made.settings.port, worker.ppid), None
     while worker.alive and os.getppid() == worker.ppid:
-        made.draining = draining.exists()
+        end = end_of_grace(draining) or end
+        made.draining = end is not None
         time.sleep(0.2)
     orphaned_since: float | None = None
     while True:
         made.connections.dismiss_idle()
+        if end is not None and time.monotonic() >= end:
+            made.working.end(_broken_off())
         if os.getppid() != worker.ppid:
             orphaned_since = orphaned_since or time.monotonic()
             if time.monotonic() - orphaned_since > ORPHAN_SECONDS:
                 os._exit(0)
         time.sleep(0.2)
+
+
+def _broken_off() -> ServiceError:
+    return Overloaded(
+        "The service is stopping, and GRACE_PERIOD is over. Ask again when it is back.",
+        status=503,
+        code="draining",
+        retry_after=DRAIN_RETRY,
+    )
 
 
 def _marker(made: Services) -> Path:

@@ -299,7 +299,8 @@ def test_an_engine_that_dies_in_mid_stream_ends_the_stream_with_an_error(faulty:
     status, _, answer = faulty.request(
         "/v1/chat/completions", chat(model="breaking", messages=WORDS)
     )
-    assert (status, error_of(answer)["code"]) == (502, "engine_lost")
+    # Nothing of a plain answer has gone out: it is asked again, and found to be the cause.
+    assert (status, error_of(answer)["code"]) == (400, "request_quarantined")
 
 
 def test_a_chunk_that_cannot_be_read_is_a_502(faulty: Service) -> None:

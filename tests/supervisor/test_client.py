@@ -107,6 +107,25 @@ def test_talking_over_a_line(instances: Make, models: Path, tmp_path: Path) -> N
         it.supervisor.ask(Load("a", True), Done, 0.05)
 
 
+def test_a_question_is_asked_again_when_the_supervisor_ends_under_it(
+    instances: Make, models: Path, tmp_path: Path
+) -> None:
+    write_model(models, "a", slow_start=tmp_path / "go")
+    it = instances()
+    pid = it.start()
+    told: list[Done] = []
+    asking = threading.Thread(
+        target=lambda: told.append(it.supervisor.ask(Load("a", True), Done, 30))
+    )
+    asking.start()
+    eventually(lambda: any(engine.pid for engine in it.status().engines))
+    os.kill(pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    asking.join(30)
+    assert [done.state for done in told] == ["ready"]
+    assert it.status().pid != pid
+
+
 def test_interrupting_a_line_ends_its_wait(instances: Make, models: Path, tmp_path: Path) -> None:
     write_model(models, "a", slow_start=tmp_path / "never")
     it = instances()

@@ -13,6 +13,7 @@ from tests.catalogue.gguf_files import write_gguf
 from tests.fake_engine import write_model
 from tests.supervisor.helpers import DONE, in_loop, lives, rig, turn, until
 from vllm_obtain.errors import EngineFailed, ModelNotFound, ServiceError
+from vllm_obtain.supervisor import engine as engine_module
 from vllm_obtain.supervisor.states import State
 
 
@@ -299,6 +300,57 @@ async def test_crashes_are_paused_longer_and_longer(models: Path, runtime: Path)
         (await it.lease("b")).release(DONE)
         assert not waiting.done()
         waiting.cancel()
+
+
+@in_loop
+async def test_one_that_served_and_is_killed_from_outside_is_started_at_once(
+    models: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SETTLED", 0.0)
+    write_model(models, "a")
+    async with rig(models, runtime) as it:
+        engine = await it.pool.load("a")
+        for restarts in range(1, 5):
+            os.kill(engine.pid or 0, signal.SIGKILL)
+            await until(lambda restarts=restarts: engine.restarts == restarts)
+            assert engine.back_off.left == 0
+            await until(lambda: engine.state is State.READY)
+        assert engine.back_off.recent == 0
+
+
+@in_loop
+async def test_one_that_is_killed_while_it_loads_is_started_again(
+    models: Path, runtime: Path, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    write_model(models, "a", slow_start=go)
+    async with rig(models, runtime) as it:
+        waiting = it.asked("a")
+        for _ in range(engine_module.STARTS - 1):
+            await until(lambda: it.pool.state("a") is State.STARTING and it.engine("a").pid)
+            pid = it.engine("a").pid
+            os.kill(pid or 0, signal.SIGKILL)
+            await until(lambda pid=pid: it.engine("a").pid not in (pid, None))
+        go.touch()
+        lease = await waiting
+        assert it.engine("a").restarts == 0
+        lease.release(DONE)
+
+
+@in_loop
+async def test_one_that_is_killed_at_each_load_is_given_up(
+    models: Path, runtime: Path, tmp_path: Path
+) -> None:
+    write_model(models, "a", slow_start=tmp_path / "never")
+    async with rig(models, runtime) as it:
+        waiting = it.asked("a")
+        for _ in range(engine_module.STARTS):
+            await until(lambda: it.pool.state("a") is State.STARTING and it.engine("a").pid)
+            pid = it.engine("a").pid
+            os.kill(pid or 0, signal.SIGKILL)
+            await until(lambda pid=pid: it.engine("a").pid != pid)
+        with pytest.raises(EngineFailed, match="exited with status 137"):
+            await waiting
 
 
 @in_loop

@@ -48,7 +48,9 @@ class Account:
         Raises:
             RateLimited: the caller has to wait.
         """
-        caller = self.introduce() if self.is_limited else None
+        if not self.is_limited or self._known:  # one that is asked again is counted once
+            return
+        caller = self.introduce()
         if caller is not None:
             self.headers = supervisor.ask(Spend(caller), Spent).headers
 

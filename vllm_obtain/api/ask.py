@@ -12,17 +12,14 @@ from typing import Generic, TypeVar
 
 from vllm_obtain.api.account import Account
 from vllm_obtain.api.cancel import Cancel
-from vllm_obtain.api.generate import MAX_ATTEMPTS, MAX_PROCESSES, RETRY_PAUSE
+from vllm_obtain.api.endurance import Endurance
 from vllm_obtain.api.services import Services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.client import EngineLost, Exchange
-from vllm_obtain.errors import ClientGone, Overloaded, RequestTimeout, ServiceError
-from vllm_obtain.log import get_logger
+from vllm_obtain.errors import Overloaded, RequestTimeout, ServiceError
 from vllm_obtain.messages import Acquire, Granted, Release
 from vllm_obtain.supervisor.client import Line, SupervisorLost
-
-log = get_logger("vllm_obtain.generate")
 
 T = TypeVar("T")
 
@@ -76,19 +73,14 @@ class Ask(Generic[T]):
             ServiceError: it cannot be done, or broke off.
             ClientGone: `cancel` fired.
         """
-        lost: set[float] = set()
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        endurance = Endurance(self._deadline)
+        while True:
             try:
                 return self._when_let_in(tokens, question, patient)
             except (EngineLost, SupervisorLost) as error:
                 if self._cancel.gone:
-                    raise ClientGone from None
-                lost.add(self._process)
-                if attempt == MAX_ATTEMPTS or len(lost) == MAX_PROCESSES:
-                    raise
-                log.warning("asking again", model=self._model.name, reason=error.message)
-                time.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+                    raise self._cancel.cause from None
+                endurance.outlast(error, self._process, self._model.name)
 
     def _when_let_in(
         self, tokens: int, question: Callable[[Adapter], tuple[str, object]], patient: bool

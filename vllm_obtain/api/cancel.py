@@ -1,4 +1,4 @@
-"""Noticing that a client went away, and ending what is done for it.
+"""Noticing that a client went away, or that time is up, and ending what is done for it.
 
 While a request is worked on, nobody reads its socket, so the end of it would show only at the
 next write: minutes later for a plain request. A watch on the socket sees it at once.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from vllm_obtain.cooperative import has_ended, is_cooperative
-from vllm_obtain.errors import ClientGone
+from vllm_obtain.errors import ClientGone, ServiceError
 
 # Where the two servers put the client's connection.
 _SOCKET_KEYS = ("gunicorn.socket", "werkzeug.socket")
@@ -33,6 +33,12 @@ class Cancel:
     def __init__(self) -> None:
         self.gone = False
         self._waits: list[Interruptible] = []
+        self._told: ServiceError | None = None
+
+    @property
+    def cause(self) -> ServiceError | ClientGone:
+        """What to raise once it has fired."""
+        return self._told or ClientGone()
 
     @contextlib.contextmanager
     def attached(self, wait: Interruptible) -> Iterator[None]:
@@ -40,20 +46,48 @@ class Cancel:
 
         Raises:
             ClientGone: it is gone already.
+            ServiceError: what the client is to be told instead of its answer.
         """
         if self.gone:
-            raise ClientGone
+            raise self.cause
         self._waits.append(wait)
         try:
             yield
         finally:
             self._waits.remove(wait)
 
-    def fire(self) -> None:
-        """Nobody wants the answer any more."""
-        self.gone = True
+    def fire(self, told: ServiceError | None = None) -> None:
+        """End what is done for the answer.
+
+        Args:
+            told: why, for a client that is still there; None when nobody is.
+        """
+        self.gone, self._told = True, told
         for wait in list(self._waits):
             wait.interrupt()
+
+
+class Working:
+    """What is worked on in this process, for an end that does not wait for it."""
+
+    def __init__(self) -> None:
+        self._requests: set[Cancel] = set()
+
+    @contextlib.contextmanager
+    def on(self, environ: Mapping[str, Any], cancel: Cancel) -> Iterator[None]:
+        """Note a request, and watch its client meanwhile; see `watched`."""
+        self._requests.add(cancel)
+        try:
+            with watched(environ, cancel):
+                yield
+        finally:
+            self._requests.discard(cancel)
+
+    def end(self, told: ServiceError) -> None:
+        """Break all of it off; its clients are told why."""
+        for cancel in list(self._requests):
+            if not cancel.gone:
+                cancel.fire(told)
 
 
 @contextlib.contextmanager

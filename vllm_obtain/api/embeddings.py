@@ -12,7 +12,7 @@ from flask import Response, g, request
 
 from vllm_obtain.api import entry, pick
 from vllm_obtain.api.ask import Ask
-from vllm_obtain.api.cancel import Cancel, watched
+from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
@@ -78,7 +78,7 @@ def vectors(
     g.model = model.name
     rows: list[array[float]] = []
     tokens, cancel = 0, Cancel()
-    with watched(request.environ, cancel):
+    with made.working.on(request.environ, cancel):
         ask = Ask(made, model, cancel, _read, entry.account())
         # A lease for a few texts at a time: somebody with thousands is not served before others.
         for some in _pieces(inputs):

@@ -101,7 +101,7 @@ class Flight:
             while True:
                 events = news.next(self._pulse)
                 if cancel.gone:
-                    raise ClientGone
+                    raise cancel.cause
                 if events is None:
                     break
                 yield events

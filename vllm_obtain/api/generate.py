@@ -14,6 +14,7 @@ from typing import Protocol
 
 from vllm_obtain.api.account import Account
 from vllm_obtain.api.cancel import Cancel
+from vllm_obtain.api.endurance import Endurance
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.stops import Stops
 from vllm_obtain.api.tally import Tally
@@ -46,12 +47,6 @@ from vllm_obtain.supervisor.client import Line, Supervisor, SupervisorLost
 
 log = get_logger("vllm_obtain.generate")
 
-# Engine processes that one request may see the end of, and leases it may take meanwhile.
-MAX_PROCESSES = 3
-MAX_ATTEMPTS = 6
-# Seconds before the second lease, doubled for each further one, 3 s in all: a supervisor may have
-# to be started again, and an engine that broke a connection is looked at before it is used again.
-RETRY_PAUSE = 0.1
 # What a request without max_tokens asks for at a time, for each of its choices.
 EXTENSION_TOKENS = 512
 # Tokens of a choice without an event of their own (half a character, a held back stop string).
@@ -86,7 +81,7 @@ class Generation:
         task: what to do.
         asked: a fingerprint of it.
         cancel: fires when nobody wants the answer any more.
-        timeout: seconds for everything: queue, load, prompt and completion.
+        endurance: how long everything may take, and how many ends of engines.
         pulse: seconds of silence before the first token after which an empty list is yielded;
             None for never.
         leniency: what becomes of parameters that the engine cannot honour.
@@ -102,7 +97,7 @@ class Generation:
         task: Task,
         asked: bytes,
         cancel: Cancel,
-        timeout: float,
+        endurance: Endurance,
         pulse: float | None = None,
         leniency: Leniency | None = None,
         keeper: Keeper | None = None,
@@ -115,7 +110,8 @@ class Generation:
         self._request = request = task.request
         self._fingerprint = asked
         self._cancel = cancel
-        self._deadline = time.monotonic() + timeout
+        self._endurance = endurance
+        self._deadline = endurance.deadline
         self._tokens_left = 0
         self._reserved = 0  # tokens for the prompt, before its true length is known
         self._pulse = pulse
@@ -138,8 +134,7 @@ class Generation:
             ServiceError: it cannot be done, or broke off.
             ClientGone: `cancel` fired.
         """
-        lost: set[float] = set()
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        while True:
             try:
                 yield from self._attempt()
                 return
@@ -152,12 +147,11 @@ class Generation:
                 raise
             except (EngineLost, SupervisorLost) as error:
                 if self._cancel.gone:
-                    raise ClientGone from None
-                lost.add(self._process)
-                if self.tally.started or attempt == MAX_ATTEMPTS or len(lost) == MAX_PROCESSES:
+                    raise self._cancel.cause from None
+                error.midway = self.tally.started
+                if error.midway:
                     raise
-                log.warning("asking again", model=self._model.name, reason=error.message)
-                time.sleep(RETRY_PAUSE * 2 ** (attempt - 1))
+                self._endurance.outlast(error, self._process, self._model.name)
 
     def _attempt(self) -> Iterator[list[Event]]:
         with self._supervisor.lease_line() as line, self._cancel.attached(line):
@@ -206,8 +200,12 @@ class Generation:
             return
         if self.tally.cut:
             line.close()
-        else:
+            return
+        try:
             line.send(Remember(self._keeper.answer()))
+        except OSError:
+            # The supervisor is gone, and the answer is here: whoever asked shall have it.
+            line.close()
 
     def _is_silent(self) -> bool:
         """Whether it is time to say that there is no news; the first time always is."""
@@ -258,7 +256,7 @@ class Generation:
             line.send(acquire if keeper is None else Recall(keeper.key, acquire))
             granted = yield from self._granted(line)
         except OSError as error:
-            raise SupervisorLost("The supervisor ended. Try again.", retry_after=1) from error
+            raise _supervisor_lost() from error
         if self._account and isinstance(granted, Granted):
             self._account.told(granted)
         return granted
@@ -325,7 +323,9 @@ class Generation:
         if self.tally.prompt_tokens != progress.total:
             self.tally.prompt_tokens = progress.total
             if not 0 <= self._reserved - progress.total < SETTLE_TOKENS:
-                line.send(Settle(progress.total))
+                # Without a supervisor the engine ends too, and that is soon seen.
+                with contextlib.suppress(OSError):
+                    line.send(Settle(progress.total))
         self.tally.cached_tokens = progress.cached
 
     def _spent(self, line: Line) -> bool:
@@ -336,6 +336,13 @@ class Generation:
         unseen = UNSEEN_TOKENS * self._draws
         if self._tokens_left > unseen:
             return False
-        extended = line.ask(Extend(EXTENSION_TOKENS * self._draws), Extended, 10)
+        try:
+            extended = line.ask(Extend(EXTENSION_TOKENS * self._draws), Extended, 10)
+        except OSError as error:
+            raise _supervisor_lost() from error
         self._tokens_left += extended.tokens
         return self._tokens_left <= unseen
+
+
+def _supervisor_lost() -> SupervisorLost:
+    return SupervisorLost("The supervisor ended. Try again.", retry_after=1)

@@ -74,12 +74,13 @@ def _end(response: Response) -> Response:
         response.headers["X-Cache"] = cache
     line = _line(response, cache)
     made, client = services(), request.environ.get("gunicorn.socket")
-    began, tally, model = g.began, g.get("tally"), g.get("model")
+    began, model, about = g.began, g.get("model"), g._get_current_object()
 
     def close() -> None:
         if client is not None:
             made.connections.resting(client)
-        _record(made, line, time.monotonic() - began, tally, model)
+        # A stream may have begun anew since.
+        _record(made, line, time.monotonic() - began, about.get("tally"), model)
         if left and client is not None:
             linger(client)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,14 +11,16 @@ from typing import cast
 from flask import Response, g, request
 
 from vllm_obtain.api import entry, lengths, pick
-from vllm_obtain.api.cancel import Cancel, watched
+from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.defaults import fill
+from vllm_obtain.api.endurance import Endurance
 from vllm_obtain.api.fingerprint import fingerprint
 from vllm_obtain.api.flights import Flight, key_of
 from vllm_obtain.api.generate import Generation, Keeper
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.render import ChatRenderer, Renderer, TextRenderer
+from vllm_obtain.api.replay import Replay
 from vllm_obtain.api.reply import reply
 from vllm_obtain.api.seen import seen
 from vllm_obtain.api.services import Services, services
@@ -76,22 +79,28 @@ def answer(asked: InferenceRequest, renderer: Shape) -> Response:
     fill(asked, model, made.model_settings.of(model.name))
     cancel = Cancel()
     with ExitStack() as held:
-        held.enter_context(watched(request.environ, cancel))
+        held.enter_context(made.working.on(request.environ, cancel))
         prepared = _prepared(asked, model, seen(made, asked, model, cancel, leniency()))
         task = prepared.task
         lengths.check_prompt(made, model, task.prompt, "messages" if task.is_chat else "prompt")
-        batches = held.enter_context(_closing(_batches(made, task, model, cancel, held)))
+        again = Endurance(time.monotonic() + made.settings.request_timeout)
+        begin = _beginning(made, task, model, cancel, again)
+
+        def render() -> Renderer:
+            return renderer(asked.model or model.name, asked)
+
+        replay = Replay(prepared, begin, again, model.name)
+        if not asked.wants_stream:
+            return reply(replay.whole(lambda batches: render().plain(batches)))
         # Whatever refuses the request does so before the engine begins; from then on there is time
         # to send the head of a stream, which would otherwise delay its first token.
+        batches = held.enter_context(_closing(replay.events()))
         first = next(batches, [])
-        render = renderer(asked.model or model.name, asked)
+        shaped = render()
         if made.settings.stream_pulse_chunks:
-            render.wait_in_chunks()
-        body = prepared.read(_chain(first, batches))
-        if not asked.wants_stream:
-            return reply(render.plain(body))
+            shaped.wait_in_chunks()
         # From here on the stream holds everything, until the server closes it.
-        return _stream(render, body, held.pop_all())
+        return _stream(shaped, _chain(first, batches), held.pop_all())
 
 
 def _prepared(asked: InferenceRequest, model: Model, images: list[Image]) -> Prepared:
@@ -119,28 +128,36 @@ def _check(asked: InferenceRequest) -> None:
         )
 
 
-def _batches(made: Services, task: Task, model: Model, cancel: Cancel, held: ExitStack) -> Batches:
+def _beginning(
+    made: Services, task: Task, model: Model, cancel: Cancel, again: Endurance
+) -> Callable[[ExitStack], Batches]:
+    """Make what begins a generation, also without the request's context, which streams lack."""
     lenient, billed, asked = leniency(), entry.account(), fingerprint(task, model)
     if not made.settings.shared_prefix_cache:
         task = replace(task, trail=apart.trail(entry.owner(), task.prompt))
+    cacheable = _is_cacheable(made, task.request)
+    key = key_of(asked, model, entry.owner()) if cacheable else b""
+    about = g._get_current_object()
 
     def generation(who: Cancel, keeper: Keeper | None = None) -> Generation:
-        timeout, pulse = made.settings.request_timeout, made.settings.pulse
-        more = (timeout, pulse, lenient, keeper, billed)
+        more = (again, made.settings.pulse, lenient, keeper, billed)
         return Generation(made.supervisor, made.adapter, model, task, asked, who, *more)
 
     def shared(flight: Flight) -> Generation:
         return generation(flight.cancel, flight)
 
-    if not _is_cacheable(made, task.request):
-        made_now = generation(cancel)
-        g.tally = made_now.tally
-        return iter(made_now)
-    billed.spend(made.supervisor)
-    flight, known = made.flights.join(key_of(asked, model, entry.owner()), shared)
-    held.callback(made.flights.leave, flight)
-    g.cache = lambda: "hit" if known or flight.recalled else "miss"
-    return flight.follow(cancel)
+    def begin(held: ExitStack) -> Batches:
+        if not cacheable:
+            alone = generation(cancel)
+            about.tally = alone.tally
+            return held.enter_context(_closing(iter(alone)))
+        billed.spend(made.supervisor)
+        flight, known = made.flights.join(key, shared)
+        held.callback(made.flights.leave, flight)
+        about.cache = lambda: "hit" if known or flight.recalled else "miss"
+        return held.enter_context(_closing(flight.follow(cancel)))
+
+    return begin
 
 
 def _is_cacheable(made: Services, asked: InferenceRequest) -> bool:

@@ -7,7 +7,7 @@ from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.services import Services
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.sight import check_model
-from vllm_obtain.errors import ClientGone, UnsupportedParameter
+from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.images.load import InvalidImage, load
 from vllm_obtain.protocol.conversation import ImagePart, images_in
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
@@ -40,7 +40,7 @@ def seen(
         return load(parts, made.settings, cancel.attached)
     except InvalidImage:
         if cancel.gone:
-            raise ClientGone from None
+            raise cancel.cause from None
         raise
 
 

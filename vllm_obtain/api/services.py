@@ -10,6 +10,7 @@ from flask import current_app
 from vllm_obtain.access.hosts import Hosts
 from vllm_obtain.access.keys import Keys
 from vllm_obtain.access.origins import Origins
+from vllm_obtain.api.cancel import Working
 from vllm_obtain.api.connections import Connections
 from vllm_obtain.api.flights import Flights
 from vllm_obtain.api.reporter import Reporter
@@ -37,6 +38,7 @@ class Services:
     keys: Keys
     hosts: Hosts
     origins: Origins
+    working: Working = field(default_factory=Working)
     # Whether the service is ending: what runs is finished, nothing new is begun.
     draining: bool = False
     _adapters: dict[str, Adapter] = field(default_factory=dict)

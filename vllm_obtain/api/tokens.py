@@ -6,7 +6,7 @@ from flask import Response, g, request
 
 from vllm_obtain.api import entry, lengths, pick
 from vllm_obtain.api.ask import Ask
-from vllm_obtain.api.cancel import Cancel, watched
+from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
@@ -84,7 +84,7 @@ def text_of(made: Services, model: Model, tokens: list[int]) -> str:
         return adapter.read_text(answer), 0
 
     g.model, cancel = model.name, Cancel()
-    with watched(request.environ, cancel):
+    with made.working.on(request.environ, cancel):
         return Ask(made, model, cancel, read, entry.account())(0, question)
 
 
@@ -116,7 +116,7 @@ def _tokenize(
         return adapter.read_tokens(answer), 0
 
     g.model, cancel = model.name, Cancel()
-    with watched(request.environ, cancel):
+    with made.working.on(request.environ, cancel):
         ask = Ask(made, model, cancel, read, entry.account())
         found = ask(0, question)
     if texts and found.texts is None:

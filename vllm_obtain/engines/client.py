@@ -29,6 +29,8 @@ class EngineLost(EngineFailed):
     """The engine's connection broke before its answer was complete."""
 
     code = "engine_lost"
+    # Whether tokens had come: a stream that has them cannot begin anew.
+    midway = False
 
 
 class Exchange:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 WINDOW = 300.0
 LONGEST = 30.0
+# An engine that has served for so long, in seconds, and is then killed from outside has no fault
+# that a pause would mend; one that is killed as soon as it serves may take more than there is.
+SETTLED = 2.0
 
 
 class BackOff:

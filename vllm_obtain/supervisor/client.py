@@ -29,6 +29,9 @@ START_TIMEOUT = 20.0
 SPARE_LINES = 64
 # Whoever holds the lock may be waiting for an old supervisor to end, before it starts one.
 LOCK_TIMEOUT = 60.0
+# A question that is no request: a supervisor that ends under it has one that follows.
+ASK_TRIES = 3
+ASK_PAUSE = 0.1
 
 _SECRETS = {name.upper() for name in SECRETS}
 _decode = msgspec.msgpack.Decoder(messages.Reply).decode
@@ -40,6 +43,8 @@ class SupervisorLost(ServiceError):
 
     status = 503
     code = "supervisor_unavailable"
+    # As with `EngineLost`.
+    midway = False
 
 
 class Line:
@@ -180,18 +185,23 @@ class Supervisor:
             line.close()
 
     def ask(self, message: messages.Message, reply: type[R], timeout: float | None = 10.0) -> R:
-        """Ask one question on a connection of its own.
+        """Ask one question on a connection of its own; again if the supervisor ends meanwhile.
 
         Raises:
             ServiceError: the supervisor refused, or is gone.
         """
-        try:
-            with self.line() as line:
-                return line.ask(message, reply, timeout)
-        except OSError as error:
-            raise SupervisorLost(
-                f"The supervisor broke off: {error}. Try again.", retry_after=1
-            ) from error
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                with self.line() as line:
+                    return line.ask(message, reply, timeout)
+            except ConnectionError as error:
+                if tries == ASK_TRIES:
+                    raise _broken_off(error) from error
+                time.sleep(ASK_PAUSE)
+            except OSError as error:
+                raise _broken_off(error) from error
 
     def ensure_running(self, replace: bool = False) -> None:
         """Start the supervisor unless it answers, and join as an owner.
@@ -249,6 +259,10 @@ class Supervisor:
             subprocess.run([*command, *owner], env=env, check=True, timeout=START_TIMEOUT)
         except (OSError, subprocess.SubprocessError) as error:
             raise SupervisorLost(f"The supervisor could not be started: {error}.") from error
+
+
+def _broken_off(error: OSError) -> SupervisorLost:
+    return SupervisorLost(f"The supervisor broke off: {error}. Try again.", retry_after=1)
 
 
 def _read(body: bytes) -> messages.Reply:

@@ -22,17 +22,21 @@ from vllm_obtain.messages import Limits
 from vllm_obtain.metrics import Numbers
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.admission import Admission
-from vllm_obtain.supervisor.back_off import BackOff
+from vllm_obtain.supervisor.back_off import SETTLED, BackOff
 from vllm_obtain.supervisor.conversion import convert
 from vllm_obtain.supervisor.life import Life, file_name
 from vllm_obtain.supervisor.load_failure import ended, explain
 from vllm_obtain.supervisor.lobby import Lobby
+from vllm_obtain.supervisor.probe import Killed
+from vllm_obtain.supervisor.quarantine import caused_itself
 from vllm_obtain.supervisor.states import State
 
 log = get_logger("vllm_obtain.models")
 
 # A load that failed has nobody to be polite to.
 ABANDON_GRACE = 0.2
+# Starts of one load, when somebody kills the process from outside while it loads.
+STARTS = 2
 
 
 class Engine:
@@ -188,6 +192,22 @@ class Engine:
             ServiceError: it ended, took too long or could not be started; the message has its
                 last lines.
         """
+        for _ in range(1, STARTS):
+            try:
+                await self._start()
+            except Killed as error:
+                log.warning("killed while it started", reason=str(error), **self._labels)
+            else:
+                return
+        await self._start(last=True)
+
+    async def _start(self, last: bool = False) -> None:
+        """Start a process; that somebody killed it is told as it is, unless this is the last try.
+
+        Raises:
+            ServiceError: as `start` does.
+            Killed: it was ended from outside.
+        """
         began = time.monotonic()
         self.state = State.STARTING
         log.info("loading", reason=self.choice.reason, **self._labels)
@@ -195,6 +215,10 @@ class Engine:
         try:
             self.launched = await life.begin(self._settings, self.memory)
         except Exception as error:
+            if isinstance(error, Killed) and not last:
+                await asyncio.shield(life.stop(ABANDON_GRACE))
+                life.socket.unlink(missing_ok=True)
+                raise
             await asyncio.shield(life.stop(ABANDON_GRACE))
             raise self._fail(error, life.tail) from error
         except asyncio.CancelledError:
@@ -315,8 +339,9 @@ class Engine:
         status = await life.wait()
         self._watcher = None
         self.restarts += 1
-        self.back_off.crashed()
         forced, self._ended_for = self._ended_for, None
+        if forced or caused_itself(status) or time.time() - self.loaded_at < SETTLED:
+            self.back_off.crashed()
         self.last_error = forced or ended(status)
         log.error(
             "engine ended" if forced else "engine crashed",

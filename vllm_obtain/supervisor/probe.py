@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_obtain.supervisor.process import EngineProcess
+from vllm_obtain.supervisor.quarantine import caused_itself
 
 INTERVAL = 0.05
 # Seconds in which an engine that broke off its answer shows whether it has ended.
@@ -24,6 +25,10 @@ EMBEDDED = re.compile(rb'"embedding":\s*["\[]')
 
 class NotReady(Exception):
     """The engine will give no token; the message says what came instead."""
+
+
+class Killed(NotReady):
+    """Somebody else ended it, which says nothing about whether it would have worked."""
 
 
 async def until_ready(
@@ -54,7 +59,9 @@ async def until_ready(
             # One that dies breaks its connection before it is seen to be dead.
             await asyncio.wait({ending}, timeout=LAST_WORDS)
         if ending.done():
-            raise NotReady(f"it exited with status {ending.result()}")
+            status = ending.result()
+            made = NotReady if caused_itself(status) else Killed
+            raise made(f"it exited with status {status}")
         if problem is not None:
             raise NotReady(problem)
     finally:
