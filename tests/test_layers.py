@@ -32,12 +32,13 @@ LAYERS = [
     {"catalogue"},
     {"messages"},
     {"metrics", "vllm_metrics", "engines", "chat", "images"},
+    {"fetching"},
     {"supervisor"},
     {"api"},
     {"announce"},
     {"draining"},
     {"launch", "gunicorn_conf", "doctor", "service_files"},
-    {"cli", "cli_keys", "cli_config", "cli_service"},
+    {"cli"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -106,6 +107,16 @@ def test_only_conversions_import_what_is_heavy(path: Path) -> None:
     if path.parent.name != "convert":
         heavy = {"numpy", "gguf", "tokenizers", "safetensors"}
         assert not heavy & {found.split(".")[0] for found in imported(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_hubs_are_reached_by_who_fetches_alone_and_only_then(path: Path) -> None:
+    libraries = {"huggingface_hub", "modelscope_hub"}
+    if room(path) != "fetching":
+        assert not libraries & {found.split(".")[0] for found in imported(path)}
+    top = ast.parse(path.read_text()).body
+    named = [node for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not libraries & set(" ".join(ast.unparse(node) for node in named).split())
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -13,15 +13,22 @@ ServiceError
 │   └── OriginNotAllowed         a web page from elsewhere
 ├── NotFound                404
 │   ├── ModelNotFound
-│   └── ResponseNotFound
-│       └── PreviousResponseNotFound
+│   ├── ResponseNotFound
+│   │   └── PreviousResponseNotFound
+│   ├── SourceNotFound           a hub has no such model, or not for us
+│   ├── PullNotFound
 │   └── NotDone                  other services do that on this path
+├── Conflict                409
+│   ├── ModelExists              another model has that name
+│   └── ModelInUse
 ├── BodyTimeout             408  the body comes too slowly
 ├── TooLarge                413
 ├── Overloaded              429/503  come back after `retry_after` seconds
 ├── RateLimited             429  the caller has used up its minute
 ├── EngineFailed            502/503  an engine crashed or could not start
 │   └── InsufficientMemory  507  the model cannot fit
+├── FetchFailed             502  a model could not be fetched
+│   └── InsufficientStorage 507  the disk has no room for it
 ├── RequestTimeout          504
 └── InternalError           500  a fault of ours; only the request id goes out
 SettingsError                    a setting is wrong; printed at start, never over HTTP
@@ -215,10 +222,44 @@ class PreviousResponseNotFound(ResponseNotFound):
     code = "previous_response_not_found"
 
 
+class SourceNotFound(NotFound):
+    """No hub has this model, or none gives it to us; the message says what each of them said."""
+
+    code = "source_not_found"
+
+
+class PullNotFound(NotFound):
+    """There is no such pull, or it is long over."""
+
+    code = "pull_not_found"
+
+
 class NotDone(NotFound):
     """Other services do something on this path; the message says what to do instead."""
 
     code = "not_supported"
+
+
+class Conflict(ServiceError):
+    """What is here stands against what is asked for. Asking again by itself cannot help."""
+
+    status = 409
+    type = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model", retry=False)
+
+
+class ModelExists(Conflict):
+    """A model of that name is here, and it is not the one that is asked for."""
+
+    code = "model_exists"
+
+
+class ModelInUse(Conflict):
+    """The model is loaded, or on its way."""
+
+    code = "model_in_use"
 
 
 class BodyTimeout(ServiceError):
@@ -266,6 +307,20 @@ class InsufficientMemory(EngineFailed):
 
     status = 507
     code = "insufficient_memory"
+
+
+class FetchFailed(ServiceError):
+    """A model could not be fetched; what has arrived is kept for the next try."""
+
+    status = 502
+    code = "fetch_failed"
+
+
+class InsufficientStorage(FetchFailed):
+    """The disk has no room for the model; nothing was fetched."""
+
+    status = 507
+    code = "insufficient_storage"
 
 
 class RequestTimeout(ServiceError):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 _HOST = re.compile(r"\*|(\*?\.)?[\w-]+(\.[\w-]+)*|\[?[0-9a-f:.]+\]?", re.I)
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", re.I)
+_ENDPOINT = re.compile(r"https?://[^/?#\s@]+(/[^?#\s@]*)?", re.I)
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.I)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _PREFIX = re.compile(r"(/[\w.~-]+)+")
@@ -33,6 +34,13 @@ def origins(value: str) -> str:
 def networks(value: str) -> str:
     """Check TRUSTED_PROXIES."""
     return _each(value, _is_network, "addresses or networks such as 10.0.0.0/8, or unix")
+
+
+def endpoint(value: str) -> str:
+    """Check HF_ENDPOINT and MODELSCOPE_ENDPOINT."""
+    if not _ENDPOINT.fullmatch(value):
+        raise ValueError("Input should be an address such as https://hf-mirror.com")
+    return value.rstrip("/")
 
 
 def memory(value: object) -> object:

@@ -31,6 +31,7 @@ from vllm_obtain.setting_sources import gather
 Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Executor = Literal["mp", "ray"]
+ModelSource = Literal["auto", "huggingface", "modelscope"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 # What a number stands for that was given as "auto".
@@ -156,6 +157,11 @@ class Settings(BaseModel):
     model_engines: Annotated[str, AfterValidator(_pins)] = ""
     models_dir: AbsolutePath = Path("models").absolute()
     model_settings: AbsolutePath = Path("models.toml").absolute()
+    model_source: Annotated[ModelSource, BeforeValidator(_lower)] = "auto"
+    hf_endpoint: Annotated[str, AfterValidator(setting_kinds.endpoint)] = "https://huggingface.co"
+    modelscope_endpoint: Annotated[str, AfterValidator(setting_kinds.endpoint)] = (
+        "https://modelscope.cn"
+    )
     max_concurrent_models: int = Field(1, ge=1, le=64)
     memory_limit: Annotated[float, BeforeValidator(setting_kinds.memory)] = 0.9
     mlx_memory_fraction: float = Field(0.8, gt=0, le=0.95)

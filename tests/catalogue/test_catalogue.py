@@ -32,10 +32,18 @@ def names(known: Catalogue) -> list[str]:
     return [model.name for model in known.models()]
 
 
-def test_scans_at_most_once_a_second(tmp_path: Path, clock: Clock) -> None:
+def test_what_has_just_got_its_name_is_found_at_once(tmp_path: Path, clock: Clock) -> None:
     known = Catalogue(tmp_path / "later", clock)
     assert names(known) == []
     write_gguf(tmp_path / "later" / "a.gguf")
+    assert known.find("a").name == "a"
+
+
+def test_scans_at_most_once_a_second(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "later" / "a").mkdir(parents=True)
+    known = Catalogue(tmp_path / "later", clock)
+    assert names(known) == []
+    write_gguf(tmp_path / "later" / "a" / "a.gguf")
     clock.now = 0.99
     assert names(known) == []
     with pytest.raises(ModelNotFound):

@@ -60,9 +60,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         name = str((case.path_parameters or {}).get("name"))
         if _lot(name) < 8:
             case.path_parameters["name"] = kept[-1]
+    if case.operation.label == "DELETE /v1/models/{name}":
+        # The model of the service under test is also that of this checkout.
+        case.path_parameters["name"] = f"{case.path_parameters['name']}-not-here"
     body = case.body
     if not isinstance(body, dict):
         return
+    if case.operation.path == "/v1/models/pull":
+        _pull_nothing(body)
     if _is_positive(case) and _lot(json.dumps(body, default=str)) < 12:
         # Else hardly any request would get as far as the engine.
         for name in refused & set(body):
@@ -83,6 +88,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     for name in ("model", "model_name"):
         if type(body.get(name)) is str or (name in needed and body.get(name) is None):
             body[name] = _model(case.operation.path, body.get(name) or "")
+
+
+def _pull_nothing(body: dict[str, Any]) -> None:
+    """Have a pull ask for what is here already, or for what nobody can mean."""
+    if type(body.get("model")) is str:
+        body["model"] = MODEL if _lot(body["model"]) < 12 else "?" + body["model"]
+    for name in ("name", "format", "force"):
+        body.pop(name, None)
 
 
 def _bound_options(body: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ CONFIG = """
 max-stream-events = 10000
 
 [[operations]]
-include-path-regex = "^/v1/models/(load|unload)$"
+include-path-regex = "^/v1/models/(load|unload|pull|pulls)$"
 checks.allow_header_conformance.enabled = false
 checks.unsupported_method.enabled = false
 

@@ -150,6 +150,18 @@ _ALL = (
         "Send the whole conversation as `input`.",
     ),
     ErrorCode(
+        "source_not_found",
+        404,
+        "Nobody who was asked has the model to be fetched, or gives it to us.",
+        "The message says what each of them said: mend the name, or log in (HF_TOKEN).",
+    ),
+    ErrorCode(
+        "pull_not_found",
+        404,
+        "There is no such pull, or it ended more than an hour ago.",
+        "`GET /v1/models/pulls` lists them.",
+    ),
+    ErrorCode(
         "method_not_allowed",
         405,
         "The route answers other methods.",
@@ -166,6 +178,24 @@ _ALL = (
         409,
         "The model is on its way to another engine.",
         "Ask again when it is there.",
+    ),
+    ErrorCode(
+        "model_exists",
+        409,
+        "Another model has the name under which one is to be fetched.",
+        "Give another `name`, or replace a fetched one with `force`.",
+    ),
+    ErrorCode(
+        "model_in_use",
+        409,
+        "The model to be removed is loaded.",
+        "Unload it first.",
+    ),
+    ErrorCode(
+        "model_not_removable",
+        409,
+        "The model is an adapter, lies behind a link, or holds another one.",
+        "The message says which; remove it by hand.",
     ),
     ErrorCode(
         "request_too_large", 413, "The body is larger than MAX_BODY_MB.", "Send less, or raise it."
@@ -199,6 +229,12 @@ _ALL = (
         502,
         "The engine died while it answered. It is started again by itself.",
         "Try again; `errors.log` says what happened.",
+    ),
+    ErrorCode(
+        "fetch_failed",
+        502,
+        "A model could not be fetched, or its files cannot be written or removed.",
+        "The message says why. What has arrived is kept: ask again.",
     ),
     ErrorCode(
         "model_load_failed",
@@ -268,6 +304,12 @@ _ALL = (
         "The model does not fit into the memory that engines may take, or none is left.",
         "The message has the numbers, and what would make it fit.",
     ),
+    ErrorCode(
+        "insufficient_storage",
+        507,
+        "The disk has no room for the model to be fetched; nothing was.",
+        "Make as much room as the message says, or set MODELS_DIR to another disk.",
+    ),
 )
 
 CODES = {one.code: one for one in _ALL}
@@ -302,6 +344,14 @@ LOAD = (
     "switch_under_way",
     "request_timeout",
     "insufficient_memory",
+)
+# One for a model to be fetched.
+PULL = (
+    "source_not_found",
+    "model_exists",
+    "fetch_failed",
+    "insufficient_storage",
+    "overloaded",
 )
 # A request that an engine works on, of whatever API.
 ENGINE = (

@@ -40,6 +40,7 @@ class Catalogue:
         # Held during a scan, never for a look-up: the snapshot is replaced as a whole.
         self._scanning = threading.Lock()
         self._scanned_at: float | None = None
+        self._stamp = 0
         self._on_disk: list[Model] = []
         self._snapshot: tuple[Model, ...] = ()
 
@@ -99,9 +100,21 @@ class Catalogue:
             return
         try:
             now = self._clock()
-            if self._scanned_at is None or now - self._scanned_at >= INTERVAL:
+            due = self._scanned_at is None or now - self._scanned_at >= INTERVAL
+            # What has just been fetched got its name in there: asked for at once, it is found.
+            stamp = _changed(self._models_dir)
+            if due or stamp != self._stamp:
+                self._stamp = stamp
                 self._on_disk = scan(self._models_dir, self._on_disk)
                 self._snapshot = tuple(with_adapters(self._on_disk, self._table))
                 self._scanned_at = self._clock()
         finally:
             self._scanning.release()
+
+
+def _changed(folder: Path) -> int:
+    """When names in a folder last changed; 0 while it is not there."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0

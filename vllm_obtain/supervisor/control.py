@@ -220,6 +220,31 @@ class Connection(asyncio.Protocol):
     def _pardon(self, _: messages.Pardon) -> None:
         self._send(messages.Pardoned(self._desk.pool.quarantine.clear()))
 
+    def _pull(self, message: messages.Pull) -> None:
+        self._send(self._desk.pulls.begin(message))
+
+    def _pull_news(self, message: messages.PullNews) -> None:
+        async def news() -> None:
+            pulls = self._desk.pulls
+            self._send(await pulls.news(message.id, message.version, message.patience))
+
+        self._later(news)
+
+    def _pull_cancel(self, message: messages.PullCancel) -> None:
+        async def cancel() -> None:
+            self._send(await self._desk.pulls.cancel(message.id))
+
+        self._later(cancel)
+
+    def _pulls(self, _: messages.Pulls) -> None:
+        self._send(messages.PullsReply(self._desk.pulls.all))
+
+    def _remove(self, message: messages.Remove) -> None:
+        async def remove() -> None:
+            self._send(await self._desk.removal.remove(message.model))
+
+        self._later(remove)
+
     def _stop(self, _: messages.Stop) -> None:
         self._desk.stop.set()
 
@@ -281,5 +306,10 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.Forget: Connection._forget,
     messages.Suspects: Connection._suspects,
     messages.Pardon: Connection._pardon,
+    messages.Pull: Connection._pull,
+    messages.PullNews: Connection._pull_news,
+    messages.PullCancel: Connection._pull_cancel,
+    messages.Pulls: Connection._pulls,
+    messages.Remove: Connection._remove,
     messages.Stop: Connection._stop,
 }

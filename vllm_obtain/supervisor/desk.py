@@ -19,6 +19,8 @@ from vllm_obtain.supervisor.lease import Leases
 from vllm_obtain.supervisor.meter import Meter, Reading
 from vllm_obtain.supervisor.owners import Owners
 from vllm_obtain.supervisor.pool import Pool
+from vllm_obtain.supervisor.pulls import Pulls
+from vllm_obtain.supervisor.removal import Removal
 from vllm_obtain.supervisor.states import OCCUPIES
 
 
@@ -42,6 +44,8 @@ class Desk:
         self.leases = Leases(self.pool, settings, self.numbers)
         self.answers = Answers(settings.cache_size)
         self.responses = KeptResponses(settings.responses_store_mb * 1024 * 1024)
+        self.pulls = Pulls(folder)
+        self.removal = Removal(self.pool, catalogue, settings.models_dir)
         self.owners = Owners()
         self.version = version
         self.stop = asyncio.Event()

@@ -31,7 +31,7 @@ from vllm_obtain.supervisor.pressure import Pressure
 from vllm_obtain.supervisor.quarantine import Quarantine, caused_itself
 from vllm_obtain.supervisor.room import Room
 from vllm_obtain.supervisor.seat import Seat
-from vllm_obtain.supervisor.states import State
+from vllm_obtain.supervisor.states import OCCUPIES, State
 from vllm_obtain.supervisor.tasks import Tasks
 from vllm_obtain.supervisor.watchdog import Watchdog
 
@@ -124,6 +124,15 @@ class Pool:
         """The state of the engine that a request for a model would meet."""
         seat = self._seats.get(name)
         return seat.state if seat is not None else State.STOPPED
+
+    def uses(self, path: Path) -> bool:
+        """Whether a model of these files is loaded, or on its way, under whatever name."""
+        return any(
+            engine.model.path == path
+            for seat in self._seats.values()
+            for engine in seat.engines
+            if engine.state in OCCUPIES or seat.under_way is not None
+        )
 
     def ready(self, name: str) -> Engine | None:
         """The engine of a model if it takes requests now; the common case."""

@@ -18,6 +18,7 @@ from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.catalogue.convert.leftovers import sweep
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ServiceError
+from vllm_obtain.fetching.removing import empty_bins
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import leftovers, runtime
 from vllm_obtain.supervisor.control import Connection
@@ -95,7 +96,7 @@ async def _serve(
     finally:
         sampling.cancel()
         server.close()
-        await desk.pool.close()
+        await asyncio.gather(desk.pulls.close(), desk.pool.close())
         desk.meter.close()
         runtime.remove(folder, control)
         leftovers.give_up(folder)
@@ -107,6 +108,7 @@ def _sweep(models_dir: Path, folder: Path) -> None:
         _log.info("removed what a killed service left", folder=str(dead))
     try:
         removed = sweep(models_dir)
+        empty_bins(models_dir)
     except OSError as error:
         _log.warning("leftovers of conversions cannot be removed", reason=str(error))
         return

@@ -1,37 +1,14 @@
-"""The `vllm-obtain` command."""
+"""Commands about the service as a whole: start, stop, doctor, version."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
-from vllm_obtain import __version__, cli_config, cli_keys, cli_service
-from vllm_obtain.doctor.report import collect
-from vllm_obtain.doctor.table import show
-from vllm_obtain.draining import stop_service
-from vllm_obtain.errors import SettingsError
-from vllm_obtain.launch import launch
-from vllm_obtain.settings import load_settings
 
 # Seconds for the end itself, after the last request.
 STOP_SECONDS = 10.0
-
-app = typer.Typer(
-    help="One OpenAI-compatible service over your own models.",
-    no_args_is_help=True,
-    add_completion=False,
-)
-
-app.add_typer(cli_keys.app, name="keys")
-app.add_typer(cli_config.app, name="config")
-app.add_typer(cli_service.app, name="service")
 
 
 class Mode(StrEnum):
@@ -41,7 +18,6 @@ class Mode(StrEnum):
     PROD = "prod"
 
 
-@app.command()
 def serve(
     mode: Annotated[
         Mode, typer.Option(help="dev reloads on change; prod is gunicorn.")
@@ -49,14 +25,19 @@ def serve(
     fetch: Annotated[bool, typer.Option(help="Fetch a small model when there is none.")] = True,
 ) -> None:
     """Start the service; settings come from the environment and .env."""
+    from vllm_obtain.launch import launch
+
     launch("dev" if mode is Mode.DEV else "prod", fetch)
 
 
-@app.command()
 def stop(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for what runs.")] = False,
 ) -> None:
     """Stop the service on PORT: what runs is finished within GRACE_PERIOD."""
+    from vllm_obtain.draining import stop_service
+    from vllm_obtain.errors import SettingsError
+    from vllm_obtain.settings import load_settings
+
     try:
         settings = load_settings()
     except SettingsError as error:
@@ -65,11 +46,20 @@ def stop(
     raise typer.Exit(0 if stop_service(settings.port, now, typer.echo, patience) else 1)
 
 
-@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Say what this machine can run, and what to fix; exits 0 when a model can be served."""
+    import json
+    import os
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from vllm_obtain.doctor.report import collect
+    from vllm_obtain.doctor.table import show
+
     out = Console(highlight=False)
     with Console(stderr=True).status("Looking at the engines…"):
         found = collect(os.environ, Path(".env"))
@@ -80,7 +70,8 @@ def doctor(
     raise typer.Exit(0 if found.ok else 1)
 
 
-@app.command()
 def version() -> None:
     """Print the version."""
+    from vllm_obtain import __version__
+
     typer.echo(__version__)

@@ -1,0 +1,158 @@
+"""Each command about models, as a user types it, with a service that runs and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.catalogue.gguf_files import write_gguf
+from tests.fetching.hubs import File, Hub, hub
+from tests.fetching.test_fetch import FILE, REPO, is_whole
+from tests.service import ROOT, Service, eventually
+
+KEY = "vo-0123456789abcdef0123456789abcdef"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Hub]:
+    with hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(source: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("commands")
+    write_gguf(folder / "models" / "alpha.gguf")
+    write_gguf(folder / "made.gguf")
+    source.repositories[REPO] = {FILE: File((folder / "made.gguf").read_bytes())}
+    env = {**variables(source, folder / "models"), "DEFAULT_MODEL": "alpha", "API_KEYS": KEY}
+    with Service(["run.py", "--no-fetch"], folder, env) as made:
+        yield made
+
+
+def variables(source: Hub, models: Path) -> dict[str, str]:
+    return {
+        "MODELS_DIR": str(models),
+        "HF_ENDPOINT": source.url,
+        "MODELSCOPE_ENDPOINT": "http://127.0.0.1:9",
+        "INFERENCE_ENGINE": "fake",
+        "EXTRA_ENGINES": "fake=tests.fake_engine:FakeAdapter,other=tests.fake_engine:OtherAdapter",
+    }
+
+
+@pytest.fixture
+def run(served: Service, source: Hub, tmp_path: Path) -> Run:
+    """Types a command in an empty folder, on the machine of the service or another."""
+
+    def type_(*words: str, here: bool = True, code: int = 0) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **variables(source, tmp_path / "models"), "PYTHONPATH": str(ROOT)}
+        if here:
+            more = {"MODELS_DIR": str(served.folder / "models"), "PORT": str(served.port)}
+            env |= {**more, "API_KEYS": KEY}
+        command = [sys.executable, "-m", "vllm_obtain", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return type_
+
+
+def read(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout)
+
+
+def test_pull_list_show_verify_and_rm_without_a_service(run: Run, tmp_path: Path) -> None:
+    done = run("pull", f"hf:{REPO}", "--name", "tiny", here=False)
+    folder = tmp_path / "models" / "tiny"
+    assert done.stdout == f"tiny is here: {folder}\n" and is_whole(folder)
+    (listed,) = read(run("list", "--json", here=False))
+    assert (listed["id"], listed["source"]) == ("tiny", f"hf:{REPO}")
+    assert read(run("show", "tiny", "--json", here=False))["path"].endswith(FILE)
+    assert "tiny: as fetched" in run("verify", here=False).stdout
+    (folder / FILE).write_bytes(b"spoiled")
+    assert "has 7 bytes and not" in run("verify", "tiny", here=False, code=1).stdout
+    assert "tiny" in run("rm", "tiny", "--yes", here=False).stdout
+    assert not folder.exists()
+    assert "does not exist" in run("rm", "tiny", "-y", here=False, code=1).stderr
+
+
+def test_pull_tells_programs_how_far_it_is(run: Run) -> None:
+    lines = run("pull", f"hf:{REPO}", "--json", here=False).stdout.splitlines()
+    stages = [json.loads(each)["stage"] for each in lines]
+    assert stages[0] == "looking" and stages[-1] == "done"
+
+
+def test_what_cannot_be_pulled_is_one_sentence_and_exit_code_1(run: Run) -> None:
+    done = run("pull", "qwen3-8bb", here=False, code=1)
+    assert "Did you mean" in done.stderr and "Traceback" not in done.stderr
+    run("pull", here=False, code=2)
+
+
+def test_the_names_that_can_be_pulled(run: Run) -> None:
+    known = {each["id"]: each for each in read(run("list", "--all", "--json"))}
+    assert known["qwen3-8b"]["here"] is False and known["qwen3-8b"]["licence"] == "Apache-2.0"
+    assert "qwen3-8b" in run("list", "--all").stdout
+    assert "ChatML" in run("show", "qwen3-8b").stdout
+    assert "none is known" in run("show", "no-such", code=1).stderr
+
+
+def test_a_service_elsewhere_pulls_lists_shows_and_removes(run: Run, served: Service) -> None:
+    there = ("--url", served.url, "--key", KEY)
+    assert "is at" in run("pull", f"hf:{REPO}", "--name", "far", *there, here=False).stdout
+    assert is_whole(served.folder / "models" / "far")
+    ids = {each["id"] for each in read(run("list", "--json", *there, here=False))}
+    assert {"alpha", "far"} <= ids
+    assert read(run("show", "far", "--json", *there, here=False))["id"] == "far"
+    assert "Removed far" in run("rm", "far", "-y", *there, here=False).stdout
+    assert not (served.folder / "models" / "far").exists()
+    refused = run("list", "--url", served.url, here=False, code=1).stderr
+    assert "key" in refused.lower() and "Traceback" not in refused
+    silent = run("list", "--url", "http://127.0.0.1:9", here=False, code=1).stderr
+    assert "does not answer" in silent
+
+
+def test_load_ps_switch_unload_and_status(run: Run) -> None:
+    assert run("load", "alpha").stdout == "alpha on fake: ready\n"
+    (loaded,) = read(run("ps", "--json"))
+    assert (loaded["model"], loaded["state"]) == ("alpha", "ready")
+    assert "alpha" in run("ps").stdout and "alpha on fake: ready" in run("status").stdout
+    # What a service has loaded is not removed under it, by whatever way.
+    assert "is loaded" in run("rm", "alpha", "-y", code=1).stderr
+    assert run("switch", "alpha", "other").stdout == "alpha on other: ready\n"
+    assert run("unload", "alpha").stdout == "alpha on other: stopped\n"
+    assert read(run("ps", "--json")) == []
+    assert read(run("status", "--json"))["version"]
+    assert "does not answer" in run("ps", "--url", "http://127.0.0.1:9", code=1).stderr
+
+
+def test_a_model_of_this_machine_is_removed_by_its_service(run: Run, served: Service) -> None:
+    write_gguf(served.folder / "models" / "gone.gguf")
+    assert "gone.gguf" in run("rm", "gone", "-y").stdout
+    eventually(lambda: "gone" not in {m["id"] for m in models(served)})
+
+
+def models(service: Service) -> list[Any]:
+    key = {"Authorization": f"Bearer {KEY}"}
+    return list(json.loads(service.request("/v1/models", headers=key)[2])["data"])
+
+
+def test_help_shows_every_command_and_starts_fast(run: Run) -> None:
+    shown = run("--help").stdout
+    for word in "serve stop status doctor pull list show verify rm ps load unload switch".split():
+        assert f" {word} " in shown
+    assert "Exit codes" in shown
+    heavy = "{'flask', 'huggingface_hub', 'modelscope_hub', 'psutil', 'gevent'}"
+    code = f"import sys, vllm_obtain.cli; print(sorted({heavy} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,201 @@
+"""Models on their way here: each by a child process, which ends with us and can be called off."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from vllm_obtain.engines.base import Launch
+from vllm_obtain.errors import Overloaded, PullNotFound, ServiceError
+from vllm_obtain.fetching.progress import Progress, read_line
+from vllm_obtain.log import get_logger
+from vllm_obtain.messages import Limits, Pull, PullState
+from vllm_obtain.supervisor.process import EngineProcess
+from vllm_obtain.supervisor.tasks import Tasks
+
+log = get_logger("vllm_obtain.models")
+
+# At once: more only share the line.
+MOST = 4
+# Those that are over are told of this long, and so many of them.
+KEPT_SECONDS, KEPT = 3600.0, 50
+COMMAND = [sys.executable, "-m", "vllm_obtain.fetching"]
+# Seconds for a child to close what it has open.
+STOP_GRACE = 5.0
+
+
+class _One:
+    """One pull."""
+
+    def __init__(self, asked: Pull) -> None:
+        self.asked = asked
+        self.state = PullState(secrets.token_hex(6), asked.model, asked.name, int(time.time()))
+        self.changed = asyncio.Event()
+        self.ended: float | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def tell(self, **news: object) -> None:
+        """Note what is new, and wake whoever waits for it."""
+        self.state = replace(self.state, version=self.state.version + 1, **news)
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def hear(self, said: Progress) -> None:
+        """Note how far it is."""
+        self.tell(
+            status="success" if said.stage == "done" else said.stage,
+            name=said.name or self.state.name,
+            source=said.source or self.state.source,
+            completed=max(said.done, self.state.completed) if said.is_over else said.done,
+            total=said.total or self.state.total,
+            rate=int(said.rate),
+            seconds_left=None if said.left is None else round(said.left, 1),
+            detail=said.detail,
+        )
+
+
+class Pulls:
+    """All pulls of one supervisor.
+
+    Args:
+        folder: for the pid files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, _One] = {}
+        self._tasks = Tasks()
+
+    @property
+    def all(self) -> list[PullState]:
+        """Those that run, and those that ended lately; the newest first."""
+        self._forget()
+        return [one.state for one in reversed(self._known.values())]
+
+    def begin(self, asked: Pull) -> PullState:
+        """Begin to fetch a model, or join the pull that does so already.
+
+        Raises:
+            Overloaded: too many run.
+        """
+        running = [one for one in self._known.values() if one.ended is None]
+        for one in running:
+            if one.asked == asked:
+                return one.state
+        if len(running) >= MOST:
+            raise Overloaded(
+                f"{MOST} models are on their way already. Wait for one of them, or call one off "
+                "(DELETE /v1/models/pull/{id}).",
+                retry_after=60,
+                retry=False,
+            )
+        self._forget()
+        one = _One(asked)
+        self._known[one.state.id] = one
+        one.task = self._tasks.spawn(self._run(one))
+        return one.state
+
+    async def news(self, id_: str, version: int, patience: float) -> PullState:
+        """Wait until there is more to tell than somebody has heard.
+
+        Args:
+            id_: the pull's.
+            version: of the last that was heard.
+            patience: seconds after which it is told once more.
+
+        Raises:
+            PullNotFound: there is no such pull.
+        """
+        one = self._find(id_)
+        if one.state.version <= version and one.ended is None:
+            try:
+                async with asyncio.timeout(patience):
+                    await one.changed.wait()
+            except TimeoutError:
+                pass
+        return one.state
+
+    async def cancel(self, id_: str) -> PullState:
+        """Call a pull off, and wait for its end; one that is over stays what it was.
+
+        Raises:
+            PullNotFound: there is no such pull.
+        """
+        one = self._find(id_)
+        if one.task is not None and not one.task.done():
+            one.task.cancel()
+            await asyncio.wait({one.task})
+        return one.state
+
+    async def close(self) -> None:
+        """End all of them; what has arrived stays for the next try."""
+        if ending := self._tasks.cancel():
+            await asyncio.wait(ending)
+
+    def _find(self, id_: str) -> _One:
+        one = self._known.get(id_)
+        if one is None:
+            raise PullNotFound(
+                f"There is no pull '{id_[:100]}'. GET /v1/models/pulls lists those that run and "
+                "those that ended within the hour."
+            )
+        return one
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        over = [key for key, one in self._known.items() if one.ended is not None]
+        for key in over[: max(0, len(over) - KEPT)]:
+            del self._known[key]
+        for key in over:
+            one = self._known.get(key)
+            if one is not None and one.ended is not None and now - one.ended > KEPT_SECONDS:
+                del self._known[key]
+
+    async def _run(self, one: _One) -> None:
+        log.info("pull", model=one.asked.model, id=one.state.id)
+        try:
+            await self._fetch(one)
+        except asyncio.CancelledError:
+            one.tell(status="cancelled", detail="", rate=0, seconds_left=None)
+        except ServiceError as error:
+            one.hear(Progress.of(error))
+            one.tell(error=error.message, error_status=error.status, error_code=error.code or "")
+        finally:
+            one.ended = time.monotonic()
+            one.changed.set()
+            told = {"model": one.asked.model, "name": one.state.name, "status": one.state.status}
+            log.info("pull over", **told, reason=one.state.error)
+
+    async def _fetch(self, one: _One) -> None:
+        last: list[Progress] = []
+
+        def heard(text: str) -> None:
+            if (said := read_line(text)) is not None:
+                last[:] = [said]
+                if not said.is_over:
+                    one.hear(said)
+
+        pidfile = self._folder / f"efetch-{one.state.id}.pid"
+        child = EngineProcess(f"pull/{one.asked.model}", pidfile, heard)
+        await child.start(Launch(_command(one.asked), Limits(0, 0, 0)))
+        try:
+            status = await child.wait()
+        finally:
+            await asyncio.shield(child.stop(STOP_GRACE))
+        said = last[-1] if last else None
+        if said is None or not said.is_over:
+            why = child.tail[-1] if child.tail else f"its process ended with status {status}"
+            said = Progress("failed", error=f"The pull broke off: {why}")
+        if said.stage == "failed":
+            raise said.failure()
+        one.hear(said)
+
+
+def _command(asked: Pull) -> list[str]:
+    command = [*COMMAND, "--name", asked.name, "--format", asked.format]
+    return [*command, *(["--force"] if asked.force else []), "--", asked.model]
