@@ -248,9 +248,9 @@ def test_a_stream_whose_engine_dies_ends_as_failed(tmp_path: Path) -> None:
         assert last.response.error.code == "server_error" and last.response.error.message
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(last.response.id)
-        with pytest.raises(openai.InternalServerError) as plain:
+        with pytest.raises(openai.BadRequestError) as plain:  # asked again, it does so again
             client.responses.create(**asked)
-        assert plain.value.code == "engine_lost"
+        assert plain.value.code == "request_quarantined"
 
 
 @pytest.fixture
