@@ -208,6 +208,17 @@ def test_what_fails_has_its_status_streamed_or_not(served: Service, source: Hub)
     assert send(served, "DELETE", "/v1/models/pull/none")[1]["error"]["code"] == "pull_not_found"
 
 
+def test_an_owners_file_of_names_that_is_wrong_says_where(served: Service) -> None:
+    file = models(served) / "catalogue.toml"
+    file.write_text("[models.mine]\nabout = 3\n")
+    try:
+        status, answer = pull(served, model="mine")
+        assert (status, answer["error"]["code"]) == (503, "names_broken")
+        assert "catalogue.toml" in answer["error"]["message"]
+    finally:
+        file.unlink()
+
+
 @pytest.mark.parametrize("name", ["..%2f..%2fetc", "%2fetc%2fpasswd", ".", "alpha%2f..%2falpha"])
 def test_no_path_removes_what_is_no_model(served: Service, name: str) -> None:
     status, _ = send(served, "DELETE", f"/v1/models/{name}")

@@ -237,6 +237,12 @@ _ALL = (
         "The message says why. What has arrived is kept: ask again.",
     ),
     ErrorCode(
+        "names_broken",
+        503,
+        "MODELS_DIR/catalogue.toml cannot be used.",
+        "The message says where: mend it, or take it away.",
+    ),
+    ErrorCode(
         "model_load_failed",
         503,
         "The engine could not load the model.",
@@ -350,6 +356,7 @@ PULL = (
     "source_not_found",
     "model_exists",
     "fetch_failed",
+    "names_broken",
     "insufficient_storage",
     "overloaded",
 )

@@ -10,8 +10,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from vllm_obtain.api.answers import ErrorDetail
 from vllm_obtain.api.reading import read_body
+from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import Services, services
-from vllm_obtain.errors import ServiceError
+from vllm_obtain.errors import ServiceError, SettingsError
 from vllm_obtain.fetching.fetch import Request, understand
 from vllm_obtain.messages import (
     Pull,
@@ -30,6 +31,13 @@ QUIET = 5.0
 # Seconds for which a stream's head waits, so that what fails at once has an honest status.
 FIRST = 20.0
 _DONE = b"data: [DONE]\n\n"
+
+
+class BrokenNames(ServiceError):
+    """The owner's file of names cannot be used; the message says where."""
+
+    status = 503
+    code = "names_broken"
 
 
 class PullBody(Struct, forbid_unknown_fields=True):
@@ -85,13 +93,14 @@ def pull() -> Response:
     made = services()
     body = decode(read_body(), _body)
     # What cannot be meant is refused here, before anybody starts a process for it.
-    understand(
-        Request(body.model, body.name, body.format, body.force, here=False),
-        made.settings.models_dir,
-    )
+    asked = Request(body.model, body.name, body.format, body.force, here=False)
+    try:
+        understand(asked, made.settings.models_dir)
+    except SettingsError as error:
+        raise BrokenNames(str(error), retry=False) from error
     begun = made.supervisor.ask(Pull(body.model, body.name, body.format, body.force), PullState)
     if not body.stream:
-        return _json(_answer(_refused(_end(made, begun))))
+        return reply(_answer(_refused(_end(made, begun))))
     first = _beyond_looking(made, begun)
     if first.status == "failed":
         _refused(first)
@@ -100,13 +109,13 @@ def pull() -> Response:
 
 def pulls() -> Response:
     """GET /v1/models/pulls."""
-    reply = services().supervisor.ask(Pulls(), PullsReply)
-    return _json(PullList([_answer(each) for each in reply.pulls]))
+    told = services().supervisor.ask(Pulls(), PullsReply)
+    return reply(PullList([_answer(each) for each in told.pulls]))
 
 
 def cancel(id: str) -> Response:
     """DELETE /v1/models/pull/{id}."""
-    return _json(_answer(services().supervisor.ask(PullCancel(id), PullState, 30)))
+    return reply(_answer(services().supervisor.ask(PullCancel(id), PullState, 30)))
 
 
 def delete(name: str) -> Response:
@@ -114,7 +123,7 @@ def delete(name: str) -> Response:
     made = services()
     model = made.catalogue.find(name)
     removed = made.supervisor.ask(Remove(model.name), Removed, 120)
-    return _json(Deleted(model.name, removed.paths, removed.size))
+    return reply(Deleted(model.name, removed.paths, removed.size))
 
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -193,7 +202,3 @@ def _detail(error: ServiceError) -> ErrorDetail:
 
 def _event(value: object) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
-
-
-def _json(body: Struct) -> Response:
-    return Response(msgspec.json.encode(body), mimetype="application/json")

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from vllm_obtain.engines.base import Launch
-from vllm_obtain.errors import Overloaded, PullNotFound, ServiceError
+from vllm_obtain.errors import InternalError, Overloaded, PullNotFound, ServiceError
 from vllm_obtain.fetching.progress import Progress, read_line
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Limits, Pull, PullState
@@ -163,8 +163,10 @@ class Pulls:
         except asyncio.CancelledError:
             one.tell(status="cancelled", detail="", rate=0, seconds_left=None)
         except ServiceError as error:
-            one.hear(Progress.of(error))
-            one.tell(error=error.message, error_status=error.status, error_code=error.code or "")
+            _failed(one, error)
+        except Exception:
+            log.exception("a pull failed", id=one.state.id)
+            _failed(one, InternalError("The supervisor failed; errors.log has the details."))
         finally:
             one.ended = time.monotonic()
             one.changed.set()
@@ -194,6 +196,11 @@ class Pulls:
         if said.stage == "failed":
             raise said.failure()
         one.hear(said)
+
+
+def _failed(one: _One, error: ServiceError) -> None:
+    one.hear(Progress.of(error))
+    one.tell(error=error.message, error_status=error.status, error_code=error.code or "")
 
 
 def _command(asked: Pull) -> list[str]:
