@@ -50,6 +50,11 @@ SAID: list[Message] = [
     messages.Forget(b"\xff", "resp_1"),
     messages.Suspects(),
     messages.Pardon(),
+    messages.Pull("qwen3-8b", "", "gguf", True),
+    messages.PullNews("a1", 3, 5.0),
+    messages.PullCancel("a1"),
+    messages.Pulls(),
+    messages.Remove("a"),
     messages.Stop(),
 ]
 ANSWERED: list[Message] = [
@@ -67,6 +72,9 @@ ANSWERED: list[Message] = [
     messages.Fetched([], "resp_1"),
     messages.QuarantineReply([messages.Quarantined("ff", "a", "e", 2, 139, 1.5, 60)]),
     messages.Pardoned(1),
+    messages.PullState("a1", "qwen3-8b", "", 1, "failed", error="no", error_status=404),
+    messages.PullsReply([messages.PullState("a1", "qwen3-8b", "", 1)]),
+    messages.Removed(["a.gguf"], 5),
     Refused("no", 400, "invalid_request_error", "c", "p", 1.5, False),
 ]
 

@@ -133,3 +133,18 @@ def test_the_version_survives_the_way_through_the_environment(tmp_path: Path) ->
     passed = {name.upper(): str(value) for name, value in given}
     assert Settings.load(passed) == given
     assert module.version(Settings.load(passed)) == module.version(given)
+
+
+def test_a_change_in_whatever_the_supervisor_runs_is_another_version() -> None:
+    """Else a reload would leave the old code running."""
+    ask = (
+        "import sys, vllm_obtain.supervisor.__main__, vllm_obtain.supervisor.service\n"
+        "import vllm_obtain.fetching.__main__, vllm_obtain.catalogue.convert.__main__\n"
+        "ours = [m for n, m in sys.modules.items() if n.startswith('vllm_obtain')]\n"
+        "print('\\n'.join(m.__file__ for m in ours if m.__file__))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    runs = {Path(line).resolve() for line in done.stdout.splitlines()}
+    packages = {path for path in runs if path.name == "__init__.py"}
+    assert len(runs) > 50
+    assert runs - packages <= {path.resolve() for path in module.sources()}

@@ -11,7 +11,7 @@ import hashlib
 import os
 import signal
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,10 @@ _SOURCES = (
     "*.py",
     "access/*.py",
     "catalogue/**/*.py",
-    "engines/*.py",
+    "chat/*.py",
+    "engines/**/*.py",
+    "fetching/*.py",
+    "messages/*.py",
     "protocol/*.py",
     "supervisor/*.py",
 )
@@ -185,14 +188,14 @@ def version(settings: Settings) -> str:
         settings: a service that is started again at once may have been given others, while the
             supervisor of the one before has not noticed its end yet.
     """
-    root = Path(__file__).parent.parent
     digest = hashlib.sha256(settings.model_dump_json(exclude=set(_GATEWAY_ONLY)).encode())
     digest.update(settings.models.text.encode())
-    for source in sorted(_files(root)):
+    for source in sources():
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _files(root: Path) -> Iterator[Path]:
-    for pattern in _SOURCES:
-        yield from root.glob(pattern)
+def sources() -> list[Path]:
+    """List the files that a supervisor and its children run."""
+    root = Path(__file__).parent.parent
+    return sorted(file for pattern in _SOURCES for file in root.glob(pattern))
