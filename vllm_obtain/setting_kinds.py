@@ -1,19 +1,38 @@
-"""What settings about access may be: lists of hosts, origins and networks, and a prefix."""
+"""What settings may be, where a type says too little: names, paths, sizes, and lists of them."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 _HOST = re.compile(r"\*|(\*?\.)?[\w-]+(\.[\w-]+)*|\[?[0-9a-f:.]+\]?", re.I)
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", re.I)
 _ENDPOINT = re.compile(r"https?://[^/?#\s@]+(/[^?#\s@]*)?", re.I)
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.I)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
 _PREFIX = re.compile(r"(/[\w.~-]+)+")
 # Stands for whoever connects over a Unix socket.
 UNIX = "unix"
+# What a number stands for that was given as "auto".
+AUTO = 0
+# Arguments of vLLM's that are ours to give, and what to set instead.
+_VLLM_OURS = {
+    "--uds": "PORT",
+    "--host": "HOST",
+    "--port": "PORT",
+    "--model": "MODELS_DIR",
+    "--max-num-seqs": "MAX_CONCURRENT_REQUESTS",
+    "--max-model-len": "VLLM_MAX_MODEL_LEN",
+    "--gpu-memory-utilization": "VLLM_GPU_MEMORY_UTILIZATION",
+    "--tensor-parallel-size": "VLLM_TENSOR_PARALLEL_SIZE",
+    "--pipeline-parallel-size": "VLLM_PIPELINE_PARALLEL_SIZE",
+    "--distributed-executor-backend": "VLLM_DISTRIBUTED_EXECUTOR",
+}
 
 
 def items(value: str) -> list[str]:
@@ -59,6 +78,70 @@ def prefix(value: str) -> str:
     value = value.rstrip("/")
     if value and not _PREFIX.fullmatch(value):
         raise ValueError("Input should be a path such as /llm")
+    return value
+
+
+def lower(value: object) -> object:
+    """Take capitals for small letters."""
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def engine_name(value: str) -> str:
+    """Write an engine's name as we do: llama.cpp is llama_cpp."""
+    return value.strip().lower().replace(".", "_")
+
+
+def named_engine(value: object) -> object:
+    """Read the name of an engine."""
+    return engine_name(value) if isinstance(value, str) else value
+
+
+def upper(value: object) -> object:
+    """Take small letters for capitals."""
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def path(value: object) -> object:
+    """Read a path, as seen from where the service was started."""
+    try:
+        return Path(value).expanduser().absolute() if isinstance(value, str) else value
+    except RuntimeError:
+        raise ValueError("Input should be a path; there is no such user") from None
+
+
+def absolute(value: str) -> str:
+    """Read a path that may be left empty."""
+    return str(path(value)) if value else ""
+
+
+def or_auto(value: object, check: Callable[[Any], int]) -> int:
+    """Read a number, or `auto` as AUTO."""
+    return AUTO if lower(value) == "auto" else check(value)
+
+
+def plugins(value: str) -> str:
+    """Check EXTRA_ENGINES."""
+    for item in filter(str.strip, value.split(",")):
+        if not _PLUGIN.fullmatch(item.strip()):
+            raise ValueError("Input should be name=module:Class, several separated by commas")
+    return value
+
+
+def pins(value: str) -> str:
+    """Check MODEL_ENGINES."""
+    for item in filter(str.strip, value.split(",")):
+        name, equals, engine = item.rpartition("=")
+        if not (name.strip() and equals and engine.strip()):
+            raise ValueError("Input should be model=engine, several separated by commas")
+    return value
+
+
+def vllm_arguments(value: str) -> str:
+    """Check VLLM_EXTRA_ARGS."""
+    for word in shlex.split(value):
+        name = word.partition("=")[0].replace("_", "-")
+        if name in _VLLM_OURS:
+            raise ValueError(f"{name} is not allowed here, set {_VLLM_OURS[name]}")
     return value
 
 

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -34,9 +32,6 @@ Executor = Literal["mp", "ray"]
 ModelSource = Literal["auto", "huggingface", "modelscope"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-# What a number stands for that was given as "auto".
-AUTO = 0
-
 # The text of the file MODEL_SETTINGS, handed to other processes: a worker that is started later
 # shall not read what has been written since.
 FROZEN = "VLLM_OBTAIN_MODEL_SETTINGS"
@@ -47,80 +42,7 @@ COMPLETE = "VLLM_OBTAIN_SETTINGS"
 # What no other process needs to know, and no message shows.
 SECRETS = frozenset({"api_keys"})
 
-_PLUGIN = re.compile(r"[\w.-]+\s*=\s*[\w.]+:\w+")
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def engine_name(value: str) -> str:
-    """Write an engine's name as we do: llama.cpp is llama_cpp."""
-    return value.strip().lower().replace(".", "_")
-
-
-def _engine_name(value: object) -> object:
-    return engine_name(value) if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value
-
-
-def _path(value: object) -> object:
-    try:
-        return Path(value).expanduser().absolute() if isinstance(value, str) else value
-    except RuntimeError:
-        raise ValueError("Input should be a path; there is no such user") from None
-
-
-def _absolute(value: str) -> str:
-    return str(_path(value)) if value else ""
-
-
-def _or_auto(value: object, check: Callable[[Any], int]) -> int:
-    return AUTO if _lower(value) == "auto" else check(value)
-
-
-def _plugins(value: str) -> str:
-    for item in filter(str.strip, value.split(",")):
-        if not _PLUGIN.fullmatch(item.strip()):
-            raise ValueError("Input should be name=module:Class, several separated by commas")
-    return value
-
-
-def _pins(value: str) -> str:
-    for item in filter(str.strip, value.split(",")):
-        name, equals, engine = item.rpartition("=")
-        if not (name.strip() and equals and engine.strip()):
-            raise ValueError("Input should be model=engine, several separated by commas")
-    return value
-
-
-# Arguments of vLLM's that are ours to give, and what to set instead.
-_VLLM_OURS = {
-    "--uds": "PORT",
-    "--host": "HOST",
-    "--port": "PORT",
-    "--model": "MODELS_DIR",
-    "--max-num-seqs": "MAX_CONCURRENT_REQUESTS",
-    "--max-model-len": "VLLM_MAX_MODEL_LEN",
-    "--gpu-memory-utilization": "VLLM_GPU_MEMORY_UTILIZATION",
-    "--tensor-parallel-size": "VLLM_TENSOR_PARALLEL_SIZE",
-    "--pipeline-parallel-size": "VLLM_PIPELINE_PARALLEL_SIZE",
-    "--distributed-executor-backend": "VLLM_DISTRIBUTED_EXECUTOR",
-}
-
-
-def _vllm_arguments(value: str) -> str:
-    for word in shlex.split(value):
-        name = word.partition("=")[0].replace("_", "-")
-        if name in _VLLM_OURS:
-            raise ValueError(f"{name} is not allowed here, set {_VLLM_OURS[name]}")
-    return value
-
-
-AbsolutePath = Annotated[Path, BeforeValidator(_path)]
+AbsolutePath = Annotated[Path, BeforeValidator(setting_kinds.path)]
 
 
 class Settings(BaseModel):
@@ -131,15 +53,15 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8001, ge=1, le=65535)
     debug: bool = False
-    workers: Annotated[int, Field(ge=1, le=256), WrapValidator(_or_auto)] = 1
-    worker_class: Annotated[Literal["gevent"], BeforeValidator(_lower)] = "gevent"
+    workers: Annotated[int, Field(ge=1, le=256), WrapValidator(setting_kinds.or_auto)] = 1
+    worker_class: Annotated[Literal["gevent"], BeforeValidator(setting_kinds.lower)] = "gevent"
     worker_connections: int = Field(1000, ge=16, le=100_000)
 
     api_keys: str = Field("", repr=False)
     keys_file: AbsolutePath = Path("keys.json").absolute()
-    config_key_file: Annotated[str, AfterValidator(_absolute)] = ""
-    tls_certfile: Annotated[str, AfterValidator(_absolute)] = ""
-    tls_keyfile: Annotated[str, AfterValidator(_absolute)] = ""
+    config_key_file: Annotated[str, AfterValidator(setting_kinds.absolute)] = ""
+    tls_certfile: Annotated[str, AfterValidator(setting_kinds.absolute)] = ""
+    tls_keyfile: Annotated[str, AfterValidator(setting_kinds.absolute)] = ""
     requests_per_minute: int = Field(0, ge=0, le=10_000_000)
     tokens_per_minute: int = Field(0, ge=0, le=1_000_000_000)
     public_docs: bool = False
@@ -149,15 +71,15 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[str, AfterValidator(setting_kinds.networks)] = ""
     url_prefix: Annotated[str, AfterValidator(setting_kinds.prefix)] = ""
 
-    inference_engine: Annotated[str, BeforeValidator(_engine_name)] = "auto"
+    inference_engine: Annotated[str, BeforeValidator(setting_kinds.named_engine)] = "auto"
     engine_failover: bool = True
-    extra_engines: Annotated[str, AfterValidator(_plugins)] = ""
-    device_type: Annotated[Device, BeforeValidator(_lower)] = "auto"
+    extra_engines: Annotated[str, AfterValidator(setting_kinds.plugins)] = ""
+    device_type: Annotated[Device, BeforeValidator(setting_kinds.lower)] = "auto"
     default_model: str = ""
-    model_engines: Annotated[str, AfterValidator(_pins)] = ""
+    model_engines: Annotated[str, AfterValidator(setting_kinds.pins)] = ""
     models_dir: AbsolutePath = Path("models").absolute()
     model_settings: AbsolutePath = Path("models.toml").absolute()
-    model_source: Annotated[ModelSource, BeforeValidator(_lower)] = "auto"
+    model_source: Annotated[ModelSource, BeforeValidator(setting_kinds.lower)] = "auto"
     hf_endpoint: Annotated[str, AfterValidator(setting_kinds.endpoint)] = "https://huggingface.co"
     modelscope_endpoint: Annotated[str, AfterValidator(setting_kinds.endpoint)] = (
         "https://modelscope.cn"
@@ -171,10 +93,10 @@ class Settings(BaseModel):
     vllm_max_model_len: int = Field(0, ge=0, le=2**31 - 1)
     vllm_tensor_parallel_size: int = Field(1, ge=1, le=1024)
     vllm_pipeline_parallel_size: int = Field(1, ge=1, le=1024)
-    vllm_distributed_executor: Annotated[Executor, BeforeValidator(_lower)] = "mp"
-    vllm_extra_args: Annotated[str, AfterValidator(_vllm_arguments)] = ""
+    vllm_distributed_executor: Annotated[Executor, BeforeValidator(setting_kinds.lower)] = "mp"
+    vllm_extra_args: Annotated[str, AfterValidator(setting_kinds.vllm_arguments)] = ""
 
-    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    log_level: Annotated[LogLevel, BeforeValidator(setting_kinds.upper)] = "INFO"
     enable_log_file: bool = True
     log_dir: AbsolutePath = Path("logs").absolute()
     log_retention_days: int = Field(30, ge=1, le=3650)
@@ -269,20 +191,20 @@ class Settings(BaseModel):
     def engine_plugins(self) -> dict[str, str]:
         """EXTRA_ENGINES as a mapping of engine name to `module:Class`."""
         pairs = (item.partition("=") for item in self.extra_engines.split(",") if item.strip())
-        return {str(_engine_name(name)): target.strip() for name, _, target in pairs}
+        return {str(setting_kinds.named_engine(name)): target.strip() for name, _, target in pairs}
 
     def environ(self) -> dict[str, str]:
         """Every setting but the secret ones as a variable, for another process to read."""
         found = {name.upper(): str(value) for name, value in self if name not in SECRETS}
         found |= {FROZEN: self.models.text, COMPLETE: "1"}
-        return found | ({"WORKERS": "auto"} if self.workers == AUTO else {})
+        return found | ({"WORKERS": "auto"} if self.workers == setting_kinds.AUTO else {})
 
     @property
     def engine_pins(self) -> dict[str, str]:
         """MODEL_ENGINES as a mapping of model name to engine."""
         # From the right: a model's name may hold the sign, an engine's never.
         pairs = (item.rpartition("=") for item in self.model_engines.split(",") if item.strip())
-        return {name.strip(): str(_engine_name(engine)) for name, _, engine in pairs}
+        return {name.strip(): str(setting_kinds.named_engine(engine)) for name, _, engine in pairs}
 
     def _check_engine(self) -> None:
         engines = ["mlx", "vllm", "llama_cpp", *self.engine_plugins]

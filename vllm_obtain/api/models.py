@@ -16,7 +16,7 @@ from vllm_obtain.engines import sight
 from vllm_obtain.engines.choice import why_not
 from vllm_obtain.messages import Done, Load, Unload
 from vllm_obtain.protocol.parse import decode
-from vllm_obtain.settings import engine_name
+from vllm_obtain.setting_kinds import engine_name
 
 
 class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
