@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,11 @@ def variables(source: Hub, models: Path) -> dict[str, str]:
 def run(served: Service, source: Hub, tmp_path: Path) -> Run:
     """Types a command in an empty folder, on the machine of the service or another."""
 
-    def type_(*words: str, here: bool = True, code: int = 0) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, **variables(source, tmp_path / "models"), "PYTHONPATH": str(ROOT)}
+    def type_(
+        *words: str, here: bool = True, code: int = 0, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, **(env or {}), "PYTHONPATH": str(ROOT)}
+        env |= variables(source, tmp_path / "models")
         if here:
             more = {"MODELS_DIR": str(served.folder / "models"), "PORT": str(served.port)}
             env |= {**more, "API_KEYS": KEY}
@@ -156,3 +160,49 @@ def test_help_shows_every_command_and_starts_fast(run: Run) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_run_answers_one_question(run: Run) -> None:
+    assert run("run", "alpha", "one", "two", "three").stdout == "one two three \n"
+    elsewhere = run("run", "alpha", "one", "--url", "http://127.0.0.1:9", here=False, code=1)
+    assert "does not answer" in elsewhere.stderr
+    unknown = run("run", "beta", "one", code=1)
+    assert "'beta' does not exist" in unknown.stderr and not unknown.stdout
+
+
+def test_run_holds_a_conversation(served: Service, source: Hub, tmp_path: Path) -> None:
+    """In a terminal: the second question comes with the first and its answer."""
+    leader, follower = pty.openpty()
+    env = {**os.environ, **variables(source, tmp_path), "PYTHONPATH": str(ROOT)}
+    env |= {"PORT": str(served.port), "API_KEYS": KEY, "TERM": "dumb"}
+    command = [sys.executable, "-m", "vllm_obtain", "run", "alpha", "--system", "Be brief."]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdin=follower, stdout=follower, stderr=follower
+    ) as talking:
+        os.close(follower)
+        assert "/bye" in _until(leader, ">>> ")
+        os.write(leader, b"first question\n")
+        assert "first question \r\n" in _until(leader, ">>> ")
+        os.write(leader, b"/new\n")
+        _until(leader, ">>> ")
+        os.write(leader, b"/bye\n")
+        assert talking.wait(10) == 0
+    os.close(leader)
+
+
+def _until(terminal: int, text: str) -> str:
+    seen = ""
+    while not seen.endswith(text):
+        seen += os.read(terminal, 1000).decode()
+    return seen
+
+
+def test_logs_are_readable(run: Run, served: Service, tmp_path: Path) -> None:
+    env = {"LOG_DIR": str(served.folder / "logs")}
+    shown = run("logs", "models", "-n", "500", env=env).stdout
+    assert " info     ready  engine_pid=" in shown and "model=alpha" in shown
+    assert len(run("logs", "models", "-n", "1", env=env).stdout.splitlines()) == 1
+    (line,) = run("logs", "models", "-n", "1", "--json", env=env).stdout.splitlines()
+    assert json.loads(line)["logger"] == "vllm_obtain.models"
+    missing = run("logs", env={"LOG_DIR": str(tmp_path / "none")}, code=1)
+    assert "ENABLE_LOG_FILE" in missing.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vllm_obtain.cli import config, keys, models, running, service, serving
+from vllm_obtain.cli import chatting, config, keys, models, reading, running, service, serving
 
 app = typer.Typer(
     help="One OpenAI-compatible service over your own models.",
@@ -19,6 +19,7 @@ _SERVICE, _MODELS, _RUNNING, _OWNER = "Service", "Models on disk", "Models that 
 app.command(rich_help_panel=_SERVICE)(serving.serve)
 app.command(rich_help_panel=_SERVICE)(serving.stop)
 app.command(rich_help_panel=_SERVICE)(running.status)
+app.command(rich_help_panel=_SERVICE)(reading.logs)
 app.command(rich_help_panel=_SERVICE)(serving.doctor)
 app.command(rich_help_panel=_SERVICE)(serving.version)
 
@@ -28,6 +29,7 @@ app.command(rich_help_panel=_MODELS)(models.show)
 app.command(rich_help_panel=_MODELS)(models.verify)
 app.command("rm", rich_help_panel=_MODELS)(models.remove)
 
+app.command(rich_help_panel=_RUNNING)(chatting.run)
 app.command(rich_help_panel=_RUNNING)(running.ps)
 app.command(rich_help_panel=_RUNNING)(running.load)
 app.command(rich_help_panel=_RUNNING)(running.unload)
