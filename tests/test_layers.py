@@ -37,7 +37,7 @@ LAYERS = [
     {"api"},
     {"announce"},
     {"draining"},
-    {"launch", "gunicorn_conf", "doctor", "service_files"},
+    {"launch", "gunicorn_conf", "doctor", "service_files", "backup"},
     {"cli"},
     {"__main__"},
 ]

@@ -57,6 +57,7 @@ def adapted(line: str, place: Path) -> str:
     line = line.replace("-o prometheus ", "").replace("deploy/", f"{ROOT}/deploy/")
     line = line.replace("/opt/vllm-obtain/bin/vllm-obtain", f"{BIN}/python -m vllm_obtain")
     line = line.replace("/var/lib/vllm-obtain", f"{place}/service")
+    line = line.replace("/var/backups", f"{place}/backups")
     line = re.sub(r"(?<=\s)/etc/", f"{place}/etc/", line)
     if line.startswith("promtool"):
         # The file names the place of the key.

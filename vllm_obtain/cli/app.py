@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from vllm_obtain.cli import chatting, config, keys, models, reading, running, service, serving
+from vllm_obtain.cli import (
+    backing,
+    chatting,
+    config,
+    keys,
+    models,
+    reading,
+    running,
+    service,
+    serving,
+)
 
 app = typer.Typer(
     help="One OpenAI-compatible service over your own models.",
@@ -14,7 +24,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-_SERVICE, _MODELS, _RUNNING, _OWNER = "Service", "Models on disk", "Models that run", "Settings"
+_SERVICE, _MODELS, _RUNNING = "Service", "Models on disk", "Models that run"
+_OWNER = "What is yours"
 
 app.command(rich_help_panel=_SERVICE)(serving.serve)
 app.command(rich_help_panel=_SERVICE)(serving.stop)
@@ -36,5 +47,7 @@ app.command(rich_help_panel=_RUNNING)(running.unload)
 app.command(rich_help_panel=_RUNNING)(running.switch)
 
 app.add_typer(service.app, name="service", rich_help_panel=_SERVICE)
+app.command(rich_help_panel=_OWNER)(backing.backup)
+app.command(rich_help_panel=_OWNER)(backing.restore)
 app.add_typer(keys.app, name="keys", rich_help_panel=_OWNER)
 app.add_typer(config.app, name="config", rich_help_panel=_OWNER)
