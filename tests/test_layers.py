@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,10 @@ def test_the_mlx_server_reaches_no_further_than_its_folder() -> None:
 
 def test_every_engine_pattern_is_covered_by_a_layer() -> None:
     assert {room(path) for path in FILES} - set(LEVEL) == {"__init__"}
+
+
+def test_every_package_is_in_what_is_installed() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = (ROOT / "vllm_obtain").rglob("__init__.py")
+    there = [".".join(path.parent.relative_to(ROOT).parts) for path in folders]
+    assert sorted(told) == sorted(there)
