@@ -61,12 +61,12 @@ class Plan:
 CPU = Plan((1, 8), rounds=2, filler=1, tokens=32, intrusions=1)
 GPU = Plan(
     (1, 8, 32),
-    rounds=5,
+    rounds=6,
     filler=10,
     tokens=128,
     seeded_tokens=48,
     running_tokens=150,
-    intrusions=9,
+    intrusions=13,
 )
 QUICK = Plan((1, 2), 1, 1, 4, 2, 4, running=2, running_tokens=30, long=20, intrusions=1)
 FILLER = "Tell me facts about number and history. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 # A Qwen2 of 1.4 billion parameters with the vocabulary of the embedded model.
 SHAPE = {
@@ -36,8 +37,29 @@ def make(folder: Path, tokenizer: Path) -> float:
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).to(torch.bfloat16)
+    _mute(model, tokenizer)
     model.save_pretrained(folder)
     for file in tokenizer.iterdir():
         if "token" in file.name or "template" in file.name:
             shutil.copy(file, folder)
     return sum(parameter.numel() for parameter in model.parameters()) / 1e9
+
+
+def _mute(model: Any, tokenizer: Path) -> None:
+    """Leave it only tokens that are text by themselves.
+
+    A stream with a part of a character has nothing to send, and what is a pause between two texts
+    would not be one between two tokens.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    texts = [words.decode([token]) for token in range(SHAPE["vocab_size"])]
+    speaks = [text.isascii() and text.isprintable() and bool(text.strip()) for text in texts]
+    silent = [
+        token for token, can in enumerate(speaks) if not can or token in words.all_special_ids
+    ]
+    with torch.no_grad():
+        # What its embedding is tied to: the token's score is 0 then, and others' are above.
+        model.get_input_embeddings().weight[silent] = 0

@@ -33,7 +33,7 @@ PREFIX_FRACTION = 0.25
 # pass costs the same for 100 tokens as for 1,000, since telling the device what to do is the work.
 CHUNK = {"mps": 512, "cuda": 1024, "cpu": 64}
 # Large pieces are computed some layers at a time: as much work for the device, shorter pauses.
-PARTS = {"mps": 4, "cuda": 4, "cpu": 1}
+PARTS = {"mps": 4, "cuda": 8, "cpu": 1}
 # On CUDA a pass of a shape that was not there before takes 50 ms where others take 7, since
 # cuDNN plans its attention for each: so there are few shapes.
 PROMPT_STEP = {"mps": 1, "cuda": 64, "cpu": 1}

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from . import rectangle
 from .grammar import forbid
 from .logprobs import Told, look
 from .row import Row
@@ -57,14 +58,7 @@ class Batch:
 
     def join(self, other: Batch) -> None:
         """Take the rows of another batch in, which is of no use afterwards."""
-        if len(self) == len(other) == 1:
-            pairs = zip(self.caches, other.caches, strict=True)
-            self.caches = [one.merge([one, two]) for one, two in pairs]
-        else:
-            mine, others = self._rectangles(), other._rectangles()
-            for one, two in zip(mine, others, strict=True):
-                one.extend(two)
-            self.caches = mine
+        self.caches = rectangle.join(self.caches, other.caches, (len(self), len(other)))
         self.rows += other.rows
         self._fresh += other._fresh
         self._pending = mx.concatenate([self._pending, other._pending])
@@ -79,8 +73,7 @@ class Batch:
         if len(left) == 1:
             self.caches = self.cache_of(self.rows[left[0]])
         else:
-            for cache in self.caches:
-                cache.filter(left)
+            rectangle.keep(self.caches, left)
         self.rows = [self.rows[index] for index in left]
         self._fresh = [self._fresh[index] for index in left]
         self._pending = self._pending[mx.array(left)]
@@ -111,11 +104,6 @@ class Batch:
     def tokens_of(self, row: Row) -> list[int]:
         """List the tokens that a row's cache holds."""
         return row.tokens[:-1] if self._fresh[self.rows.index(row)] else row.tokens
-
-    def _rectangles(self) -> list[Any]:
-        if len(self) > 1:
-            return self.caches
-        return [cache.merge([cache]) for cache in self.caches]
 
     def _advance(self, fed: mx.array) -> None:
         logits = self._model(fed[:, None], cache=self.caches)[:, -1, :].astype(mx.float32)

@@ -58,16 +58,17 @@ class Prefill:
 
         mlx computes what is asked for and no more, so a piece can be computed some layers at a
         time: the pause that it makes for others gets shorter, and its own work stays large.
+        Asking takes Python some milliseconds for all layers together: a call of its own then.
 
         Args:
             most: tokens of a piece.
-            parts: in so many calls, as long as there are as many layers.
+            parts: in so many calls and one more, as long as there are as many layers.
 
         Returns:
             How many tokens were begun.
         """
         begun = 0 if self._open else self._begin(most, parts)
-        if self._open:
+        if self._open and (parts == 1 or not begun):
             # Only the caches: nobody needs the logits of a prompt, so they are never computed.
             # The last piece need not be waited for: the first token depends on it.
             layers = self._open.pop(0)
