@@ -22,7 +22,8 @@ class Ended:
         stream: whether its answer was streamed.
         status: of the answer; 0 if there was none.
         whole: whether the answer came to its end.
-        begun: whether anything of its body came.
+        begun: whether it was accepted (200). The head of a stream goes out when the engine begins
+            to read its prompt, and nginx asks nobody else from then on.
         stamps: when the pieces of a stream came.
         body: the answer.
     """
@@ -43,10 +44,10 @@ def ask(port: int, stream: bool, **more: Any) -> Ended:
     try:
         line.request("POST", "/v1/completions", json.dumps({**body, **more}), HEADERS)
         answer = line.getresponse()
-        ended.status = answer.status
+        ended.status, ended.begun = answer.status, answer.status == 200
         while piece := answer.read1():
             ended.stamps.append(time.monotonic())
-            ended.begun, ended.body = True, ended.body + piece
+            ended.body += piece
         done = ended.body.rstrip().endswith(b"[DONE]") if stream else bool(ended.body)
         ended.whole = done and ended.status == 200
     except (OSError, http.client.HTTPException):

@@ -29,6 +29,27 @@ hw.logicalcpu: 16
 """
 
 
+_CHIP = """\
+machdep.cpu.brand_string: Apple {chip}
+hw.memsize: {memory}
+hw.physicalcpu: {cores}
+hw.logicalcpu: {cores}
+hw.perflevel0.physicalcpu: {fast}
+"""
+
+
+def apple(chip: str, gib: int, cores: int, fast: int) -> Host:
+    """A Mac of Apple's own chips, by what its sysctl says."""
+    text = _CHIP.format(chip=chip, memory=gib * GIB, cores=cores, fast=fast)
+    return _mac("arm64", text, "15.1")
+
+
+def linux(gib: int, cores: int, *gpus: GPU) -> Host:
+    """A Linux of that much memory."""
+    machine = Machine("Linux", "x86_64", "AMD EPYC 9654", cores, 2 * cores, cores, gib * GIB, gpus)
+    return Host(machine, "", "2.36", "580.95.05" if gpus else None)
+
+
 def _mac(arch: str, text: str, version: str) -> Host:
     return Host(describe_mac(arch, _host.parse_pairs(text), 0), version)
 

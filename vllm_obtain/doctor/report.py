@@ -12,10 +12,12 @@ from vllm_obtain import __version__, hardware
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.doctor import advice, machine
 from vllm_obtain.doctor.findings import Finding, ModelRow
+from vllm_obtain.doctor.recommending import Recommendation, recommend
 from vllm_obtain.engines import detect, registry
 from vllm_obtain.engines.choice import Refusal, examined
 from vllm_obtain.engines.detect_judge import Facts
 from vllm_obtain.errors import ServiceError, SettingsError, StartError
+from vllm_obtain.fetching import known as names
 from vllm_obtain.settings import Settings
 
 _MOST_BAD_SETTINGS = 20
@@ -36,6 +38,7 @@ class Report:
         fix: what keeps something from working.
         improve: what could be better.
         add: engines that could be installed, though others serve.
+        suits: models and settings that suit this machine, None when that could not be said.
         settings_ok: whether the service would start with these settings.
     """
 
@@ -47,6 +50,7 @@ class Report:
     fix: list[Finding] = field(default_factory=list)
     improve: list[Finding] = field(default_factory=list)
     add: list[Finding] = field(default_factory=list)
+    suits: Recommendation | None = None
     settings_ok: bool = True
 
     @property
@@ -72,6 +76,10 @@ def collect(environ: Mapping[str, str], dotenv: Path) -> Report:
         _engines(made, settings)
     with _guarded(made, f"MODELS_DIR={settings.models_dir}"):
         _models(made, settings)
+    with _guarded(made, "The names that can be pulled"):
+        here = [model.name for model in made.models]
+        pulled = names.load(settings.models_dir)
+        made.suits = recommend(detect.host().machine, settings, made.engines, pulled, here)
     with _guarded(made, "What to do"):
         made.fix.extend(advice.fixes(settings, made.engines, made.models))
         made.improve.extend(advice.improvements(settings, made.engines, made.models))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_obtain.doctor.findings import Finding, ModelRow
+from vllm_obtain.doctor.recommending import Recommendation
 from vllm_obtain.doctor.report import Report
 from vllm_obtain.engines.detect_judge import Facts
 
@@ -31,6 +32,8 @@ def show(report: Report, console: Console) -> None:
     _heading(console, "Models")
     console.print(_models(report) if report.models else Text("  none"))
     console.print()
+    if report.suits is not None:
+        _suits(console, report.suits)
     _findings(console, "What to fix", report.fix)
     _findings(console, "What could be better", report.improve)
     _findings(console, "Engines that could be added", report.add)
@@ -72,6 +75,30 @@ def _models(report: Report) -> Table:
             engine.append(f", as {_TARGETS[model.conversion]}")
         made.add_row(name, Text(_files(model)), engine, Text(model.reason or model.problem or ""))
     return made
+
+
+def _suits(console: Console, found: Recommendation) -> None:
+    memory = f"{found.memory_bytes / 2**30:.0f} GiB for models"
+    _heading(console, f"What suits this machine: class {found.level}, {memory}")
+    if not found.models:
+        console.print(Text("  No model that has a name here fits with a context worth having."))
+        console.print()
+        return
+    made = _table("Best for", "Model", "Engine", "Memory", "Context", "")
+    for each in found.models:
+        engine = each.engine if each.ready else f"{each.engine} (install it)"
+        name = Text(each.name, "green" if each.here else "")
+        size = f"{each.memory_bytes / 1e9:.1f} GB"
+        made.add_row(each.kind, name, engine, size, f"{each.context:,}", Text(each.about))
+    console.print(made)
+    console.print()
+    for each in found.models:
+        command = f"{each.command}  # it is here" if each.here else each.command
+        console.print(Text(f"       {command}", "cyan"), soft_wrap=True)
+    for setting in found.settings:
+        console.print(Text(f"       {setting.name}={setting.value}", "cyan"), soft_wrap=True)
+        console.print(Text(f"         {setting.why}"))
+    console.print()
 
 
 def _files(model: ModelRow) -> str:

@@ -12,7 +12,8 @@ from vllm_obtain.fetching.source import Source
 from vllm_obtain.fetching.source import parse as parse_source
 from vllm_obtain.settings import Settings
 
-_LOADS: Final[dict[str, tuple[Form, ...]]] = {
+# What each engine loads as it is, the best first.
+LOADS: Final[dict[str, tuple[Form, ...]]] = {
     "mlx": ("mlx", "safetensors"),
     "llama_cpp": ("gguf",),
     "vllm": ("safetensors",),
@@ -31,7 +32,7 @@ def wanted(name: str, settings: Settings) -> list[Form]:
     found: list[Form] = []
     for engine in engines:
         if _runs(engine, settings):
-            found += _LOADS.get(engine, FORMS)
+            found += LOADS.get(engine, FORMS)
     # What nothing here loads yet comes last: an engine may be installed, files can be converted.
     rest: list[Form] = ["gguf", "safetensors", "mlx"]
     return list(dict.fromkeys([*found, *rest]))

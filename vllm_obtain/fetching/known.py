@@ -80,6 +80,9 @@ class Entry(Struct, forbid_unknown_fields=True, frozen=True):
         licence: its SPDX name, or the name of its makers' own licence.
         family: a key of the file's table `families`.
         context: tokens it was trained for.
+        active: billions of parameters that each token goes through; 0 means all of them.
+        cache: bytes that a token takes in a cache of 16-bit floats, from the model's configuration;
+            0 when it is not known, or when there is no such cache.
         mlx: as MLX in 4 bits, where there is one.
         gguf: as GGUF.
         safetensors: as its makers published it.
@@ -91,6 +94,8 @@ class Entry(Struct, forbid_unknown_fields=True, frozen=True):
     licence: str
     family: str
     context: Annotated[int, Meta(ge=128)]
+    active: Annotated[float, Meta(ge=0)] = 0
+    cache: Annotated[int, Meta(ge=0)] = 0
     mlx: Offer | None = None
     gguf: Offer | None = None
     safetensors: Offer | None = None
