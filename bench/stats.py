@@ -6,13 +6,11 @@ import random
 import statistics
 from collections.abc import Sequence
 
+from vllm_obtain.measuring.figures import percentile
+
+__all__ = ["median_interval", "milliseconds", "percentile", "summary"]
+
 _RESAMPLES = 2000
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of all values do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def summary(values: Sequence[float], digits: int = 2) -> dict[str, float]:

@@ -38,7 +38,7 @@ LAYERS = [
     {"api"},
     {"announce"},
     {"draining"},
-    {"launch", "gunicorn_conf", "doctor", "service_files", "backup"},
+    {"launch", "gunicorn_conf", "doctor", "service_files", "backup", "measuring"},
     {"cli"},
     {"__main__"},
 ]

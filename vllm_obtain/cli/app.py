@@ -6,6 +6,7 @@ import typer
 
 from vllm_obtain.cli import (
     backing,
+    benching,
     chatting,
     config,
     keys,
@@ -45,6 +46,7 @@ app.command(rich_help_panel=_RUNNING)(running.ps)
 app.command(rich_help_panel=_RUNNING)(running.load)
 app.command(rich_help_panel=_RUNNING)(running.unload)
 app.command(rich_help_panel=_RUNNING)(running.switch)
+app.command(rich_help_panel=_RUNNING)(benching.bench)
 
 app.add_typer(service.app, name="service", rich_help_panel=_SERVICE)
 app.command(rich_help_panel=_OWNER)(backing.backup)

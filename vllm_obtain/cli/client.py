@@ -53,7 +53,7 @@ class Service:
             url += settings.url_prefix
             key = key or next(iter(settings.tokens), "")
         self.url = url.rstrip("/")
-        self._key = key
+        self.key = key
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Ask, and read the answer's JSON.
@@ -81,8 +81,8 @@ class Service:
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
         headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT)
         try:
             data = None if body is None else json.dumps(body)
