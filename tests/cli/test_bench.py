@@ -81,6 +81,7 @@ def test_what_a_stream_takes_is_told(fake: Service, tmp_path: Path) -> None:
     assert figure["tokens_per_second"] > figure["tokens_per_second_of_one"]
     table, _ = bench(tmp_path, *words)
     assert "tokens/s" in table and "p50 / p95" in table and "\x1b" not in table
+    assert "…" not in table, "80 columns are enough"
 
 
 def test_time_cuts_a_run_off_and_that_is_no_failure(fake: Service, tmp_path: Path) -> None:

@@ -61,14 +61,13 @@ def show(found: list[Figures], stopped: bool) -> None:
         stopped: whether somebody ended it early.
     """
     out = Console(highlight=False)
-    heads = ("streams", "answers", "failed", "tokens/s", "of one", "first token", "between tokens")
-    table = Table(*(Column(head, no_wrap=True, justify="right") for head in heads), box=SIMPLE_HEAD)
+    heads = ("streams", "answers", "cut", "failed", "tokens/s", "of one", "first token", "between")
+    columns = (Column(head, no_wrap=True, justify="right") for head in heads)
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for each in found:
         one = each.tokens_per_second_of_one
         table.add_row(
-            str(each.streams),
-            f"{each.answers}{f' + {each.cut} cut' if each.cut else ''}",
-            str(each.failed),
+            *(str(each.streams), str(each.answers), str(each.cut), str(each.failed)),
             f"{each.tokens_per_second:,.1f}",
             "" if one is None else f"{one:,.1f}",
             _milliseconds(each.first_token_ms),
@@ -76,10 +75,11 @@ def show(found: list[Figures], stopped: bool) -> None:
         )
     if found:
         out.print(table)
-        out.print("Times are milliseconds, p50 / p95. On average, in tokens:")
+        out.print("Times are milliseconds, p50 / p95: to the first token, and between two tokens.")
     for each in found:
-        sizes = f"prompts {each.prompt_tokens:g}, answers {each.answer_tokens:g}"
-        out.print(f"  {each.streams} streams: {sizes}")
+        if each.answers:
+            sizes = f"prompts have {each.prompt_tokens:g} tokens, answers {each.answer_tokens:g}"
+            out.print(f"{each.streams} streams: {sizes}, on average")
     for each in found:
         for error, count in each.errors.items():
             out.print(f"{each.streams} streams, {count} times: {error}", markup=False)
@@ -88,4 +88,6 @@ def show(found: list[Figures], stopped: bool) -> None:
 
 
 def _milliseconds(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.p50:,.1f} / {spread.p95:,.1f}"
+    if spread is None:
+        return ""
+    return " / ".join(f"{each:,.{0 if each >= 100 else 1}f}" for each in (spread.p50, spread.p95))
