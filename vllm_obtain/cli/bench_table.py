@@ -63,7 +63,7 @@ def show(found: list[Figures], stopped: bool) -> None:
     out = Console(highlight=False)
     heads = ("streams", "answers", "cut", "failed", "tokens/s", "of one", "first token", "between")
     columns = (Column(head, no_wrap=True, justify="right") for head in heads)
-    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for each in found:
         one = each.tokens_per_second_of_one
         table.add_row(
