@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vllm_obtain.cli import names
 from vllm_obtain.cli.client import ApiKey, AsJson, Service, Url, fail, show_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ _MOST_STREAMS = 1000
 
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="Of the model; else the default one.")
+        str,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Of the model; else the default one.",
+            autocompletion=names.here,
+        ),
     ] = "",
     streams: Annotated[str, typer.Option(help="How many at once, one run for each.")] = "1,8,32",
     requests: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vllm_obtain.cli import names
 from vllm_obtain.cli.client import ApiKey, Refused, Service, Url, fail
 
 _CHAT = "/v1/chat/completions"
@@ -16,7 +17,12 @@ _ANEW = "/new"
 _HELP = "Ctrl-C stops an answer, /new begins a new conversation, /bye or Ctrl-D ends."
 
 Model = Annotated[
-    str, typer.Argument(metavar="[NAME]", help="As `list` shows it; else the default model.")
+    str,
+    typer.Argument(
+        metavar="[NAME]",
+        help="As `list` shows it; else the default model.",
+        autocompletion=names.here,
+    ),
 ]
 Words = Annotated[
     list[str] | None,
@@ -29,7 +35,9 @@ def run(
     words: Words = None,
     system: Annotated[str, typer.Option(help="What the model is told first.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="How freely it draws; 0: not at all.")
+    ] = None,
     url: Url = "",
     key: ApiKey = "",
 ) -> None:

