@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.machines import apple, linux
 from tests.service import ROOT, Service
+from vllm_obtain.doctor.capacity import HIGH, MINIMUM, RECOMMENDED, capacity
+from vllm_obtain.fetching.known import load
+from vllm_obtain.hardware import GPU, DeviceName
+from vllm_obtain.settings import Settings
 
 # The address that the commands are written for.
 URL = "http://127.0.0.1:8001"
@@ -113,6 +118,30 @@ def test_a_mark_counts_right_before_its_block_only() -> None:
     assert not Block("x", "a\n", "text\n\n*Not run by a test: it takes\nminutes.*\n\n").is_run
     assert Block("x", "a\n", "*Not tried here: it needs a Mac.*\n\nBut this does not:\n\n").is_run
     assert Block("x", "a\n", "*Tried here: often.*\n\n").is_run
+
+
+def test_the_names_that_guides_pull_are_known() -> None:
+    known = load().models
+    code = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    pulled = set(re.findall(r"vllm-obtain pull ([a-z0-9.-]+)(?=[ `\n])", code))
+    assert len(pulled) >= 2 and pulled <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("guide", "device"), [("linux-cpu", "cpu"), ("linux-nvidia", "cuda"), ("mac-studio", "mps")]
+)
+def test_the_classes_of_the_guides_are_those_of_the_doctor(guide: str, device: DeviceName) -> None:
+    rows = re.findall(
+        r"^\| ([a-z-]+) \| .*?(\d+) GB.*?\|", (ROOT / f"docs/{guide}.md").read_text(), re.M
+    )
+    assert [name for name, _ in rows] == [MINIMUM, RECOMMENDED, HIGH]
+    gpus = {"cuda": lambda gib: (GPU("card", gib * 2**30),), "cpu": lambda _: ()}
+    for name, gib in rows:
+        size = int(gib)
+        host = apple("M3 Ultra", size, 8, 8)
+        if device != "mps":
+            host = linux(size, 8, *gpus[device](size))
+        assert capacity(host.machine, Settings()).level == name, (guide, name)
 
 
 def test_the_guides_are_linked_from_the_readmes() -> None:

@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 NOT_RUN = {
     "sudo apt-get": "it changes the machine; .ci/run installs the same packages",
     "git clone": "the address is the reader's",
-    "sudo python3 -m venv": "make does the same, and takes minutes",
+    "sudo /usr/bin/python3 -m venv": "make does the same, and takes minutes",
     "sudo /opt/vllm-obtain/bin/pip": "so does this",
     "sudo useradd": "it changes the machine",
     "sudo -u vllm-obtain /opt/vllm-obtain/bin/python": "make model does it",
@@ -54,7 +54,7 @@ def test_each_command_is_run_or_named_with_a_reason(tmp_path: Path) -> None:
 def adapted(line: str, place: Path) -> str:
     """The same command, without root, and below a folder of the test."""
     line = line.removeprefix("sudo -u vllm-obtain ").removeprefix("sudo ")
-    line = line.replace("-o prometheus ", "").replace("deploy/", f"{ROOT}/deploy/")
+    line = re.sub(r"-o \S+ ", "", line).replace("deploy/", f"{ROOT}/deploy/")
     line = line.replace("/opt/vllm-obtain/bin/vllm-obtain", f"{BIN}/python -m vllm_obtain")
     line = line.replace("/var/lib/vllm-obtain", f"{place}/service")
     line = line.replace("/var/backups", f"{place}/backups")
