@@ -16,11 +16,13 @@ ServiceError
 │   ├── ResponseNotFound
 │   │   └── PreviousResponseNotFound
 │   ├── SourceNotFound           a hub has no such model, or not for us
+│   ├── NotFetched               the model is not one of those that were fetched
 │   ├── PullNotFound
 │   └── NotDone                  other services do that on this path
 ├── Conflict                409
 │   ├── ModelExists              another model has that name
-│   └── ModelInUse
+│   ├── ModelInUse
+│   └── NoPrevious               no version before it is kept
 ├── BodyTimeout             408  the body comes too slowly
 ├── TooLarge                413
 ├── Overloaded              429/503  come back after `retry_after` seconds
@@ -228,6 +230,15 @@ class SourceNotFound(NotFound):
     code = "source_not_found"
 
 
+class NotFetched(NotFound):
+    """No model of that name was fetched, so there is nothing to compare it with."""
+
+    code = "model_not_fetched"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model")
+
+
 class PullNotFound(NotFound):
     """There is no such pull, or it is long over."""
 
@@ -260,6 +271,12 @@ class ModelInUse(Conflict):
     """The model is loaded, or on its way."""
 
     code = "model_in_use"
+
+
+class NoPrevious(Conflict):
+    """No version before the model's present one is kept."""
+
+    code = "no_previous_version"
 
 
 class BodyTimeout(ServiceError):

@@ -156,6 +156,12 @@ _ALL = (
         "The message says what each of them said: mend the name, or log in (HF_TOKEN).",
     ),
     ErrorCode(
+        "model_not_fetched",
+        404,
+        "No model of that name was fetched, so nobody knows where it comes from.",
+        "`GET /v1/models/updates` lists those that were.",
+    ),
+    ErrorCode(
         "pull_not_found",
         404,
         "There is no such pull, or it ended more than an hour ago.",
@@ -190,6 +196,18 @@ _ALL = (
         409,
         "The model to be removed is loaded.",
         "Unload it first.",
+    ),
+    ErrorCode(
+        "model_being_fetched",
+        409,
+        "Another process fetches or replaces the model.",
+        "Try again later.",
+    ),
+    ErrorCode(
+        "no_previous_version",
+        409,
+        "No version before the present one is kept.",
+        "An update keeps one, unless it is told not to or the room is needed.",
     ),
     ErrorCode(
         "model_not_removable",
@@ -235,6 +253,12 @@ _ALL = (
         502,
         "A model could not be fetched, or its files cannot be written or removed.",
         "The message says why. What has arrived is kept: ask again.",
+    ),
+    ErrorCode(
+        "update_not_readable",
+        502,
+        "What the source has now is no model that can be read; the old version stays.",
+        "Tell whoever made it, and pull another one.",
     ),
     ErrorCode(
         "names_broken",
@@ -360,6 +384,16 @@ PULL = (
     "insufficient_storage",
     "overloaded",
 )
+# A question about models that were fetched.
+LOOK = ("model_not_fetched", "overloaded", "fetch_failed")
+# A model that gets other files.
+UPDATE = (
+    "model_not_fetched",
+    "update_not_readable",
+    "model_being_fetched",
+    *LOAD,
+)
+ROLLBACK = ("no_previous_version", "fetch_failed", "overloaded")
 # A request that an engine works on, of whatever API.
 ENGINE = (
     *USUAL,

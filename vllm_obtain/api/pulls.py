@@ -64,6 +64,7 @@ class PullAnswer(Struct):
     rate: int
     seconds_left: float | None
     detail: str
+    task: str
     error: ErrorDetail | UnsetType = UNSET
     object: str = "model.pull"
 
@@ -98,8 +99,19 @@ def pull() -> Response:
         understand(asked, made.settings.models_dir)
     except SettingsError as error:
         raise BrokenNames(str(error), retry=False) from error
-    begun = made.supervisor.ask(Pull(body.model, body.name, body.format, body.force), PullState)
-    if not body.stream:
+    return followed(Pull(body.model, body.name, body.format, body.force), body.stream)
+
+
+def followed(asked: Pull, stream: bool) -> Response:
+    """Have the supervisor do something with a model's files, and tell how far it is.
+
+    Args:
+        asked: what.
+        stream: whether as events; else the answer comes at the end.
+    """
+    made = services()
+    begun = made.supervisor.ask(asked, PullState)
+    if not stream:
         return reply(_answer(_refused(_end(made, begun))))
     first = _beyond_looking(made, begun)
     if first.status == "failed":
@@ -192,6 +204,7 @@ def _answer(state: PullState) -> PullAnswer:
         state.rate,
         state.seconds_left,
         state.detail,
+        state.task,
         _detail(_failure(state)) if failed else UNSET,
     )
 

@@ -21,6 +21,7 @@ from vllm_obtain.api import (
     rerank,
     system,
     tokens,
+    updates,
 )
 from vllm_obtain.api import error_codes as codes
 from vllm_obtain.api.answers import (
@@ -257,6 +258,66 @@ MODELS = [
         arguments={"id": "The pull's id."},
         access="admin",
         details="What has arrived is kept for two weeks: the next pull of it goes on from there.",
+    ),
+    Route(
+        "GET",
+        "/v1/models/updates",
+        updates.updates,
+        "Compare models with what their sources have now.",
+        "Models",
+        answer=updates.UpdateList,
+        errors=(*codes.USUAL, *codes.SUPERVISOR, *codes.LOOK, "unsupported_parameter"),
+        query=updates.UpdatesQuery,
+        access="admin",
+        details="Those that were fetched, or with `model` one of them. It changes nothing. A "
+        "source that does not answer within seconds is told of as `failed`.",
+    ),
+    Route(
+        "POST",
+        "/v1/models/update",
+        updates.update,
+        "Bring a model to the version that its source has now.",
+        "Models",
+        answer=pulls.PullAnswer,
+        body=updates.UpdateBody,
+        events=pulls.PullAnswer,
+        events_when="How far it is, unless `stream` is false.",
+        errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.UPDATE, *codes.PULL),
+        example={"model": "qwen3-8b"},
+        access="admin",
+        details="The old version is in its place, and served, until the new one is complete, "
+        "checked, and, when the model is loaded, has given a token in an engine of its own. With "
+        "`keep` the version before is kept until the next update or until its room is needed. "
+        "Called off like a pull.",
+    ),
+    Route(
+        "POST",
+        "/v1/models/rollback",
+        updates.rollback,
+        "Put the version before back.",
+        "Models",
+        answer=pulls.PullAnswer,
+        body=updates.RollbackBody,
+        events=pulls.PullAnswer,
+        events_when="How far it is, unless `stream` is false.",
+        errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.UPDATE, *codes.ROLLBACK),
+        example={"model": "qwen3-8b"},
+        access="admin",
+        details="In the same way as an update; what was in place becomes the version before.",
+    ),
+    Route(
+        "POST",
+        "/v1/models/verify",
+        updates.verify,
+        "Compare models with what they were when they were fetched.",
+        "Models",
+        answer=updates.VerdictList,
+        body=updates.VerifyBody,
+        errors=(*codes.USUAL, *codes.BODY, *codes.SUPERVISOR, *codes.LOOK),
+        example={"model": "qwen3-8b"},
+        access="admin",
+        details="Every file is read and its checksum compared, of one model or of all: that takes "
+        "as long as the disk takes.",
     ),
     Route(
         "DELETE",

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from vllm_obtain.catalogue.convert.plan import FOLDER as CONVERTED
-from vllm_obtain.fetching import removing, workplace
+from vllm_obtain.fetching import placing, workplace
 from vllm_obtain.setting_sources import encrypted
 from vllm_obtain.settings import Settings
 
 # What is half done, or is made anew when it is needed.
-_SKIPPED: Final = (workplace.PREFIX, removing.PREFIX, CONVERTED)
+_SKIPPED: Final = (workplace.PREFIX, placing.BIN, placing.PREFIX, CONVERTED)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Catalogue:
         return list(self._snapshot)
 
     def find(self, name: str) -> Model:
-        """Look a model up; without touching the disk if it is known.
+        """Look a model up; without reading the disk if it is known and nothing was fetched since.
 
         Args:
             name: its name or an alias; capitals matter only between names that differ by nothing
@@ -64,8 +64,9 @@ class Catalogue:
             ModelNotFound: there is no such model, even after a new scan.
         """
         found = self._look_up(name)
-        if found is None:
-            self._refresh(wait=True)
+        # A folder may have been replaced by a newer version, which talks in another way.
+        if found is None or _changed(self._models_dir) != self._stamp:
+            self._refresh(wait=found is None)
             found = self._look_up(name)
         if found is None:
             raise ModelNotFound(name[:_SHOWN_NAME], [model.name for model in self._snapshot])

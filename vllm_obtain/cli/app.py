@@ -20,7 +20,7 @@ from vllm_obtain.cli import (
 app = typer.Typer(
     help="One OpenAI-compatible service over your own models.",
     epilog="Exit codes: 0 done, 1 it failed and the last line says why, 2 the command line is "
-    "wrong, 130 interrupted.",
+    "wrong, 10 `update --check` found updates, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -36,6 +36,7 @@ app.command(rich_help_panel=_SERVICE)(serving.doctor)
 app.command(rich_help_panel=_SERVICE)(serving.version)
 
 app.command(rich_help_panel=_MODELS)(models.pull)
+app.command(rich_help_panel=_MODELS)(models.update)
 app.command("list", rich_help_panel=_MODELS)(models.list_models)
 app.command(rich_help_panel=_MODELS)(models.show)
 app.command(rich_help_panel=_MODELS)(models.verify)

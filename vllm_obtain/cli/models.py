@@ -1,4 +1,4 @@
-"""Commands about models on disk: pull, list, show, verify, rm."""
+"""Commands about models on disk: pull, update, list, show, verify, rm."""
 
 from __future__ import annotations
 
@@ -78,16 +78,54 @@ def show(name: Name, as_json: AsJson = False, url: Url = "", key: ApiKey = "") -
 def verify(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="One model; else all.")] = "",
     as_json: AsJson = False,
+    url: Url = "",
+    key: ApiKey = "",
 ) -> None:
-    """Compare fetched models with what they were when they came: each file's checksum."""
-    from vllm_obtain.cli.verifying import show_verdicts, verdicts
+    """Compare fetched models with what they were when they came: each file's checksum.
 
-    found = verdicts(name)
+    Ends with 1 when one is damaged.
+    """
+    from vllm_obtain.cli.verifying import here, show_verdicts, there
+
+    found = there(Service(url, key), name) if url else here(name)
     if as_json:
         show_json(found)
     else:
         show_verdicts(found)
     raise typer.Exit(0 if all(not each["faults"] for each in found) else 1)
+
+
+def update(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models; else all fetched ones.")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Change nothing. Ends with 0 when all is current, 10 when there are updates, and "
+            "1 when a source does not answer.",
+        ),
+    ] = False,
+    rollback: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Put a model's version before back instead."),
+    ] = "",
+    keep: Annotated[
+        bool,
+        typer.Option(help="Keep the version before, until its room is needed."),
+    ] = True,
+    as_json: AsJson = False,
+    url: Url = "",
+    key: ApiKey = "",
+) -> None:
+    """Bring fetched models to what their sources have now; the old serves until the new does."""
+    from vllm_obtain.cli.updating import main
+
+    if rollback and (names or check):
+        raise typer.BadParameter("--rollback goes with no other name, and not with --check.")
+    there = (lambda: Service(url, key)) if url else None
+    raise main(names or [], check, rollback, keep, as_json, there)
 
 
 def remove(

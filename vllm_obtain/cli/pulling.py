@@ -31,6 +31,7 @@ _WORDS = {
     "waiting": "another process fetches it",
     "downloading": "downloading",
     "checking": "checking",
+    "loading": "loading beside the old version",
 }
 
 
@@ -38,7 +39,7 @@ def here(model: str, name: str, form: str, force: bool, as_json: bool) -> None:
     """Fetch a model on this machine; arguments as those of the command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with _Screen(as_json) as screen:
+        with Screen(as_json) as screen:
             folder = fetch(Request(model, name, form, force), load_settings(), screen.show)
             done = Progress("done", folder.name, path=str(folder))
             if as_json:
@@ -57,9 +58,9 @@ def there(service: Service, model: str, name: str, form: str, force: bool, as_js
     body = {"model": model, "name": name, "format": form, "force": force}
     last: dict[str, Any] = {}
     try:
-        with _Screen(as_json) as screen:
+        with Screen(as_json) as screen:
             for last in _events(service, body):
-                screen.show(_progress(last))
+                screen.show(shown(last))
     except Refused as error:
         raise fail(error) from None
     except KeyboardInterrupt:
@@ -75,7 +76,8 @@ def _events(service: Service, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from service.events("/v1/models/pull", body)
 
 
-def _progress(event: dict[str, Any]) -> Progress:
+def shown(event: dict[str, Any]) -> Progress:
+    """What a service said of a pull, as it would be said here."""
     stage = {"success": "done", "cancelled": "failed"}.get(event.get("status", "failed"))
     return msgspec.convert(
         {
@@ -92,14 +94,14 @@ def _progress(event: dict[str, Any]) -> Progress:
     )
 
 
-class _Screen(contextlib.AbstractContextManager["_Screen"]):
+class Screen(contextlib.AbstractContextManager["Screen"]):
     """Where progress is shown: a bar, or lines of JSON for programs.
 
     Args:
         as_json: which of both.
     """
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool = False) -> None:
         self._as_json = as_json
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
@@ -112,7 +114,7 @@ class _Screen(contextlib.AbstractContextManager["_Screen"]):
         )
         self._task = self._bars.add_task("", total=None)
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> Screen:
         self._bars.start()
         return self
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.cli.client import fail
 from vllm_obtain.errors import ServiceError, SettingsError
-from vllm_obtain.fetching.removing import empty_bins, take_away
+from vllm_obtain.fetching.placing import empty_bins
+from vllm_obtain.fetching.removing import take_away
 from vllm_obtain.messages import Remove, Removed
 from vllm_obtain.settings import Settings, load_settings
 from vllm_obtain.supervisor import runtime

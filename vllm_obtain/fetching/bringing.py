@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from vllm_obtain.fetching import manifest as manifests
 from vllm_obtain.fetching.hub import Hub, Interrupted
 from vllm_obtain.fetching.manifest import Kept
 from vllm_obtain.fetching.pieces import Piece
+from vllm_obtain.fetching.placing import give_room
 from vllm_obtain.fetching.progress import Pace, Progress, Say, Stage
 from vllm_obtain.fetching.workplace import Plan, Workplace
 
@@ -64,7 +64,8 @@ class Bringing:
     def _require_room(self) -> None:
         here = self._place.done
         needed = self._plan.total - min(here, self._plan.total)
-        free = shutil.disk_usage(self._place.folder).free
+        # Versions that an update has kept give way to whatever needs the room.
+        free = give_room(self._place.folder.parent, needed + _SPARE, self._name)
         if needed + _SPARE > free:
             raise InsufficientStorage(
                 f"'{self._name}' takes {_gb(self._plan.total)}, of which {_gb(needed)} are to "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from vllm_obtain.fetching.bringing import Bringing
 from vllm_obtain.fetching.finding import find
 from vllm_obtain.fetching.known import FORMS, NAME, Form, Known, load
 from vllm_obtain.fetching.manifest import Kept, Manifest
+from vllm_obtain.fetching.placing import empty_bins, heal, put
 from vllm_obtain.fetching.progress import Progress, Say
 from vllm_obtain.fetching.source import Source, parse
 from vllm_obtain.fetching.workplace import Plan, Workplace, sweep
@@ -121,10 +121,11 @@ def _fetch(wanted: Wanted, settings: Settings, say: Say) -> Path:
     target = settings.models_dir / wanted.name
     if _is_here(wanted, target):
         return target
+    heal(settings.models_dir)
     sweep(settings.models_dir)
     place = Workplace(settings.models_dir, wanted.name)
     before = manifests.read(target)
-    with place.held(lambda: _tell_of_another(place, wanted, say)):
+    with place.held(lambda: tell_of_another(place, wanted.name, say)):
         after = manifests.read(target)
         # Whoever held the lock has perhaps just finished; with `force` too, that is the newest.
         if _is_here(wanted, target) or (after is not None and after != before):
@@ -133,7 +134,9 @@ def _fetch(wanted: Wanted, settings: Settings, say: Say) -> Path:
         hub, plan = find(wanted.source, wanted.name, wanted.form, wanted.known, settings, place)
         place.begin(plan)
         kept = Bringing(hub, plan, place, wanted.name, say).all()
-        _publish(place, plan, kept, wanted, target)
+        put(finish(place, plan, kept, wanted.name, str(wanted.source)), target, keep=False)
+        place.clear()
+        empty_bins(settings.models_dir)
     return target
 
 
@@ -164,15 +167,27 @@ def _is_here(wanted: Wanted, target: Path) -> bool:
     return not list(manifests.faults(target, found, whole=False))
 
 
-def _tell_of_another(place: Workplace, wanted: Wanted, say: Say) -> None:
+def tell_of_another(place: Workplace, name: str, say: Say) -> None:
+    """Say how far the other process is that fetches the same."""
     plan = place.plan
     source = str(plan.source) if plan else ""
     total = plan.total if plan else 0
-    say(Progress("waiting", wanted.name, source, min(place.done, total), total))
+    say(Progress("waiting", name, source, min(place.done, total), total))
 
 
-def _publish(place: Workplace, plan: Plan, kept: list[Kept], wanted: Wanted, target: Path) -> None:
-    """Give the folder its name, in one step, when all that is in it is on the disk."""
+def finish(place: Workplace, plan: Plan, kept: list[Kept], name: str, asked: str) -> Path:
+    """Make what has arrived a whole model: nothing in it but its files and its manifest.
+
+    Args:
+        place: where it is.
+        plan: what was to be fetched.
+        kept: what was.
+        name: the model's.
+        asked: what was asked for.
+
+    Returns:
+        Its folder.
+    """
     names = {file.path for file in kept}
     for path in sorted(place.files.rglob("*"), reverse=True):
         # What a client library left beside its files.
@@ -180,34 +195,7 @@ def _publish(place: Workplace, plan: Plan, kept: list[Kept], wanted: Wanted, tar
             path.rmdir()
         elif path.is_file() and str(path.relative_to(place.files)) not in names:
             path.unlink()
-    made = Manifest(
-        wanted.name,
-        str(wanted.source),
-        str(plan.source),
-        plan.revision,
-        plan.form,
-        int(time.time()),
-        kept,
-    )
+    now = int(time.time())
+    made = Manifest(name, asked, str(plan.source), plan.revision, plan.form, now, kept)
     manifests.write(place.files, made)
-    _sync(place.files)
-    old = place.folder / "replaced"
-    if os.path.lexists(target):
-        target.replace(old)
-    try:
-        place.files.replace(target)
-    except OSError:
-        if old.exists():
-            old.replace(target)
-        raise
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-    place.clear()
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    return place.files

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from vllm_obtain.errors import FetchFailed, SourceNotFound
 from vllm_obtain.fetching import forms
-from vllm_obtain.fetching.hub import Hub, Unreachable, make
+from vllm_obtain.fetching.hub import Hub, Listing, Unreachable, make
 from vllm_obtain.fetching.known import Form, Known
 from vllm_obtain.fetching.pieces import Piece, choose
 from vllm_obtain.fetching.source import Source
 from vllm_obtain.fetching.workplace import Plan, Workplace
 from vllm_obtain.settings import Settings
+
+Asked = Sequence[tuple[Form | None, Source]]
 
 
 def find(
@@ -37,13 +39,27 @@ def find(
         FetchFailed: nobody answers.
         SourceNotFound: who answers does not have it; the message says what each one said.
     """
-    wishes = forms.wanted(name, settings)
-    asked: Sequence[tuple[Form | None, Source]]
+    asked: Asked = [(form, source)]
     if source.place == "name":
         _, entry = known.find(source.where)
+        wishes = forms.wanted(name, settings)
         asked = forms.sources(entry, form, wishes, settings.model_source)
-    else:
-        asked = [(form, source)]
+    return ask(asked, name, settings, place)
+
+
+def ask(asked: Asked, name: str, settings: Settings, place: Workplace) -> tuple[Hub, Plan]:
+    """Ask one source after the other until one has the model.
+
+    Args:
+        asked: the sources, with the format that is wanted of each.
+        name: the model's.
+        settings: the owner's.
+        place: where it is worked on.
+
+    Raises:
+        FetchFailed, SourceNotFound: as in `find`.
+    """
+    wishes = forms.wanted(name, settings)
     said: list[str] = []
     away: dict[str, str] = {}
     refused = False
@@ -52,7 +68,7 @@ def find(
             continue
         hub = make(each, settings, place.folder)
         try:
-            return hub, _plan(hub, each, each_form, wishes)
+            return hub, plan(hub.listing(), each, each_form, wishes)
         except Unreachable as error:
             away[each.place] = str(error)
             said.append(f"{each}: it does not answer ({error}).")
@@ -71,8 +87,18 @@ def find(
     )
 
 
-def _plan(hub: Hub, source: Source, form: Form | None, wishes: list[Form]) -> Plan:
-    listing = hub.listing()
+def plan(listing: Listing, source: Source, form: Form | None, wishes: list[Form]) -> Plan:
+    """Choose the files that make the model.
+
+    Args:
+        listing: what the source has.
+        source: who it is.
+        form: the format that is wanted, None for what suits.
+        wishes: the formats that suit, the best first.
+
+    Raises:
+        SourceNotFound: it has no such model.
+    """
     gguf_first = form == "gguf" or (form is None and wishes.index("gguf") < _other(wishes))
     file = source.file
     if form is not None and form != "gguf" and not file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -24,13 +25,16 @@ class Local:
     def listing(self) -> Listing:
         """Say what there is; arguments and errors as in `Hub`."""
         path = self._path
-        if path.is_file():
-            return Listing("", [Piece(path.name, path.stat().st_size)])
-        if not path.is_dir():
+        if not path.exists():
             raise SourceNotFound(f"There is no {path}.", param="model")
-        found = [each for each in sorted(path.rglob("*")) if each.is_file()]
-        pieces = [Piece(str(f.relative_to(path)), f.stat().st_size) for f in found]
-        return Listing("", pieces)
+        found = [path] if path.is_file() else [f for f in sorted(path.rglob("*")) if f.is_file()]
+        home = path.parent if path.is_file() else path
+        pieces, made = [], hashlib.sha256()
+        for file in found:
+            name, facts = str(file.relative_to(home)), file.stat()
+            pieces.append(Piece(name, facts.st_size))
+            made.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode(errors="replace"))
+        return Listing(f"files-{made.hexdigest()[:16]}", pieces)
 
     def get(self, piece: Piece, target: Path) -> None:
         """Copy one file; arguments and errors as in `Hub`."""

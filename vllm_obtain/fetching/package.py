@@ -6,7 +6,9 @@ import base64
 import binascii
 import csv
 import io
+import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -17,6 +19,9 @@ from vllm_obtain.errors import FetchFailed, SourceNotFound, StartError
 from vllm_obtain.fetching.hub import Interrupted, Listing, Unreachable
 from vllm_obtain.fetching.pieces import Piece
 from vllm_obtain.fetching.source import Source
+
+# Seconds for the package index to say which versions there are.
+PATIENCE = 60.0
 
 
 class Package:
@@ -84,6 +89,41 @@ class Package:
         return [
             Piece(name, sizes[member], digests[member]) for name, member in self._members.items()
         ]
+
+
+def newest(source: Source, here: str) -> str:
+    """Say which wheel a package has now, without fetching it.
+
+    Args:
+        source: the package; one that is named with its version has that for good.
+        here: the wheel that is here, as `listing` told it.
+
+    Raises:
+        Unreachable: pip finds out nothing.
+    """
+    name, _, version = source.where.partition("==")
+    if not version:
+        version = _asked(name)
+    parts = here.split("-")
+    if len(parts) > 1 and parts[1] == version:
+        return here
+    return f"{name.replace('-', '_')}-{version}"
+
+
+def _asked(name: str) -> str:
+    command = [sys.executable, "-m", "pip", "index", "versions", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", name]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unreachable(str(error)) from error
+    # Its first line: `name (1.2.3)`.
+    if found := re.match(r"\S+ \(([^()\s]+)\)", done.stdout):
+        return found[1]
+    said = [each for each in done.stderr.splitlines() if each.startswith("ERROR:")]
+    raise Unreachable(said[-1][6:].strip() if said else f"pip ended with status {done.returncode}")
 
 
 def _hex(said: str) -> str:

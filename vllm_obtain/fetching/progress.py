@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from vllm_obtain.errors import FetchFailed, ServiceError
 
-Stage = Literal["looking", "waiting", "downloading", "checking", "done", "failed"]
+Stage = Literal[
+    "looking", "waiting", "downloading", "checking", "staged", "loading", "done", "failed"
+]
+# Said at the end when there was nothing to do.
+CURRENT: Final = "It is as its source has it."
 
 _WINDOW: Final = 10.0  # seconds over which the rate is taken
 
@@ -21,7 +25,8 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     """How far it is.
 
     Args:
-        stage: what happens now; `waiting`: another process fetches the same.
+        stage: what happens now; `waiting`: another process fetches the same; `staged`: a new
+            version is whole, and not yet in place; `loading`: an engine tries it.
         name: the model's, once it is known.
         source: who gives it.
         done: bytes that are here.
@@ -30,6 +35,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
         left: seconds, None while nobody knows.
         detail: the file it is about, or what went wrong and is tried again.
         path: the model's folder, at the end.
+        report: what was found out, at the end of a look.
         error: what went wrong, at the end.
         status: the HTTP status of that.
         code: its machine-readable name.
@@ -44,6 +50,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     left: float | None = None
     detail: str = ""
     path: str = ""
+    report: Any = None
     error: str = ""
     status: int = 0
     code: str = ""
@@ -51,7 +58,7 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     @property
     def is_over(self) -> bool:
         """Whether nothing comes after it."""
-        return self.stage in ("done", "failed")
+        return self.stage in ("staged", "done", "failed")
 
     @classmethod
     def of(cls, error: ServiceError, name: str = "") -> Progress:

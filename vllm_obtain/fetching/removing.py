@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
 
 from msgspec import Struct
 
@@ -16,9 +15,8 @@ from vllm_obtain.catalogue.convert.plan import FOLDER as CONVERTED
 from vllm_obtain.catalogue.found import model_of
 from vllm_obtain.errors import Conflict, FetchFailed
 from vllm_obtain.fetching import manifest as manifests
+from vllm_obtain.fetching import placing
 from vllm_obtain.fetching.workplace import size_of
-
-PREFIX: Final = ".removing-"
 
 
 class Removed(Struct, frozen=True):
@@ -58,7 +56,7 @@ def take_away(model: Model, models_dir: Path, others: list[Model]) -> Removed:
     models_dir = models_dir.absolute()
     try:
         paths = _own(model, models_dir, others)
-        waste = Path(tempfile.mkdtemp(prefix=PREFIX, dir=models_dir))
+        waste = Path(tempfile.mkdtemp(prefix=placing.BIN, dir=models_dir))
         for number, path in enumerate(paths):
             path.replace(waste / f"{number}-{path.name}")
     except OSError as error:
@@ -70,12 +68,6 @@ def take_away(model: Model, models_dir: Path, others: list[Model]) -> Removed:
     return Removed(
         model.name, [str(p.relative_to(models_dir)) for p in paths], size_of(waste), waste
     )
-
-
-def empty_bins(models_dir: Path) -> None:
-    """Delete for good what was taken away; also what a killed process left."""
-    for waste in models_dir.glob(f"{PREFIX}*"):
-        shutil.rmtree(waste, ignore_errors=True)
 
 
 def _own(model: Model, models_dir: Path, others: list[Model]) -> list[Path]:
@@ -94,7 +86,8 @@ def _own(model: Model, models_dir: Path, others: list[Model]) -> list[Path]:
     alone = not any(other.path.is_relative_to(top) for other in others)
     # What was fetched as a folder goes as one, and so does a repository of Hugging Face's cache.
     if top.is_dir() and alone and (manifests.read(top) or hub.repository(top.name)):
-        return [top]
+        before = placing.previous(models_dir, top.name)
+        return [top, before] if before.is_dir() else [top]
     if model.format == "safetensors":
         if any(other.path.is_relative_to(path) for other in others):
             raise NotRemovable(f"Another model lies in {path}: remove its files by hand.")

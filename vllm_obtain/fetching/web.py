@@ -46,7 +46,8 @@ class Web:
             raise SourceNotFound(f"'{name}' is no name for a model's file.", param="model")
         size = int(length) if length.isdigit() else None
         digest = self._digest(headers.get("X-Linked-ETag", "") or self._tag)
-        return Listing(self._tag or f"size-{size}", [Piece(name, size, digest)])
+        revision = self._tag or headers.get("Last-Modified", "") or f"size-{size}"
+        return Listing(revision, [Piece(name, size, digest)])
 
     def get(self, piece: Piece, target: Path) -> None:
         """Bring it; arguments and errors as in `Hub`."""

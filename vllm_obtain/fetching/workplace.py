@@ -59,7 +59,7 @@ class Workplace:
     def __init__(self, models_dir: Path, name: str) -> None:
         self.folder = models_dir / f"{PREFIX}{name}"
         self.files = self.folder / "files"
-        self._lock = models_dir / f"{PREFIX}{name}.lock"
+        self.lock = models_dir / f"{PREFIX}{name}.lock"
         self._plan = self.folder / "plan.json"
 
     @property
@@ -96,7 +96,7 @@ class Workplace:
         Args:
             waiting: called again and again while another process is.
         """
-        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             while True:
                 try:

@@ -33,6 +33,8 @@ from vllm_obtain.messages.leases import (
 from vllm_obtain.messages.models import (
     Done,
     Load,
+    Look,
+    Looked,
     Pull,
     PullCancel,
     PullNews,
@@ -87,6 +89,7 @@ Request = (
     | PullNews
     | PullCancel
     | Pulls
+    | Look
     | Remove
     | Stop
 )
@@ -106,6 +109,7 @@ Reply = (
     | Pardoned
     | PullState
     | PullsReply
+    | Looked
     | Removed
     | Refused
 )
@@ -128,6 +132,8 @@ __all__ = [
     "KeyUsage",
     "Limits",
     "Load",
+    "Look",
+    "Looked",
     "Message",
     "Metrics",
     "MetricsReply",

@@ -41,16 +41,21 @@ class Pull(Message, frozen=True):
     """Fetch a model, in the background. → PullState or Refused.
 
     Args:
-        model: a name of the file of names, or where it is.
+        model: a name of the file of names, or where it is; for other tasks, the name of one that
+            was fetched.
         name: its name here, empty for the usual one.
         format: empty for the one that suits this machine.
         force: whether a fetched model of that name is replaced.
+        task: `pull`; `update` to the version that its source has now; `rollback` to the one before.
+        keep: whether an update keeps the version before.
     """
 
     model: str
     name: str = ""
     format: str = ""
     force: bool = False
+    task: str = "pull"
+    keep: bool = True
 
 
 class PullNews(Message, frozen=True):
@@ -85,7 +90,8 @@ class PullState(Message, frozen=True):
         model: what was asked for.
         name: what it is called here, empty until that is known.
         created: when it began, seconds since 1970.
-        status: `looking`, `waiting`, `downloading`, `checking`, `success`, `failed`, `cancelled`.
+        status: `looking`, `waiting`, `downloading`, `checking`, `loading`, `success`, `failed`,
+            `cancelled`.
         source: who gives it.
         completed: bytes that are here.
         total: bytes there will be, 0 until that is known.
@@ -96,6 +102,7 @@ class PullState(Message, frozen=True):
         error_status: the HTTP status of that.
         error_code: its machine-readable name.
         version: counts the news.
+        task: as in `Pull`.
     """
 
     id: str
@@ -113,6 +120,7 @@ class PullState(Message, frozen=True):
     error_status: int = 0
     error_code: str = ""
     version: int = 0
+    task: str = "pull"
 
     @property
     def is_over(self) -> bool:
@@ -124,6 +132,26 @@ class PullsReply(Message, frozen=True):
     """The pulls that run, and those that ended lately."""
 
     pulls: list[PullState]
+
+
+class Look(Message, frozen=True):
+    """Compare models that were fetched. → Looked or Refused.
+
+    Args:
+        task: `look`: with their sources; `verify`: with their manifests.
+        names: of those that are wanted; none for all.
+    """
+
+    task: str
+    names: list[str]
+
+
+class Looked(Message, frozen=True):
+    """What was found out, as JSON: a list of `fetching.comparing.Change`, or of
+    `fetching.verifying.Verdict`.
+    """
+
+    report: bytes
 
 
 class Remove(Message, frozen=True):

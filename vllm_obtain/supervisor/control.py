@@ -239,6 +239,12 @@ class Connection(asyncio.Protocol):
     def _pulls(self, _: messages.Pulls) -> None:
         self._send(messages.PullsReply(self._desk.pulls.all))
 
+    def _look(self, message: messages.Look) -> None:
+        async def look() -> None:
+            self._send(await self._desk.looks.look(message))
+
+        self._later(look)
+
     def _remove(self, message: messages.Remove) -> None:
         async def remove() -> None:
             self._send(await self._desk.removal.remove(message.model))
@@ -310,6 +316,7 @@ _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     messages.PullNews: Connection._pull_news,
     messages.PullCancel: Connection._pull_cancel,
     messages.Pulls: Connection._pulls,
+    messages.Look: Connection._look,
     messages.Remove: Connection._remove,
     messages.Stop: Connection._stop,
 }

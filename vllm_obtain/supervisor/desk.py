@@ -14,6 +14,7 @@ from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.accounts import Accounts
 from vllm_obtain.supervisor.answers import Answers
 from vllm_obtain.supervisor.engine import Engine
+from vllm_obtain.supervisor.errand import Looks
 from vllm_obtain.supervisor.kept import KeptResponses
 from vllm_obtain.supervisor.lease import Leases
 from vllm_obtain.supervisor.meter import Meter, Reading
@@ -21,6 +22,7 @@ from vllm_obtain.supervisor.owners import Owners
 from vllm_obtain.supervisor.pool import Pool
 from vllm_obtain.supervisor.pulls import Pulls
 from vllm_obtain.supervisor.removal import Removal
+from vllm_obtain.supervisor.replacement import Replacement
 from vllm_obtain.supervisor.states import OCCUPIES
 
 
@@ -44,7 +46,8 @@ class Desk:
         self.leases = Leases(self.pool, settings, self.numbers)
         self.answers = Answers(settings.cache_size)
         self.responses = KeptResponses(settings.responses_store_mb * 1024 * 1024)
-        self.pulls = Pulls(folder)
+        self.pulls = Pulls(folder, Replacement(self.pool, catalogue, settings.models_dir))
+        self.looks = Looks(folder)
         self.removal = Removal(self.pool, catalogue, settings.models_dir)
         self.owners = Owners()
         self.version = version

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,11 @@ class Engine:
         if choice.model.revision != self.model.revision:
             self.back_off.forget()
         self.choice = choice
+
+    def relocate(self, moved: Callable[[Model], Model]) -> None:
+        """Note that its files have another place, where its next process finds them."""
+        self.choice = replace(self.choice, model=moved(self.model))
+        self.files = moved(self.files)
 
     def touch(self) -> None:
         """Note a change of users: the time for eviction, and whether anybody is left."""

@@ -13,7 +13,7 @@ from vllm_obtain.metrics import Numbers
 log = get_logger("vllm_obtain.models")
 
 KEPT = 50
-Cause = Literal["switch", "failover"]
+Cause = Literal["switch", "failover", "update"]
 
 
 class Handovers:
@@ -49,9 +49,11 @@ class Handovers:
         self._note(Handover(time.time(), model, source, to, cause, seconds, reason))
         log.info("engine handed over", model=model, engine=to, before=source, reason=reason)
 
-    def failed(self, model: str, source: str, to: str, seconds: float, problem: str) -> None:
+    def failed(
+        self, model: str, source: str, to: str, cause: Cause, seconds: float, problem: str
+    ) -> None:
         """Note that an engine was asked to take over and could not; arguments as in `done`."""
-        self._note(Handover(time.time(), model, source, to, "switch", seconds, "", problem))
+        self._note(Handover(time.time(), model, source, to, cause, seconds, "", problem))
         log.error("engine not handed over", model=model, engine=source, to=to, reason=problem)
 
     def _note(self, handover: Handover) -> None:

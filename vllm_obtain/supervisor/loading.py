@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.choice import Choice
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.log import get_logger
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import fitting
 from vllm_obtain.supervisor.engine import Engine
-from vllm_obtain.supervisor.handovers import Handovers
+from vllm_obtain.supervisor.handovers import Cause, Handovers
 from vllm_obtain.supervisor.ledger import Ledger
 from vllm_obtain.supervisor.load_failure import NoPlace, neither, stays
 from vllm_obtain.supervisor.meter import Meter
@@ -24,6 +25,8 @@ log = get_logger("vllm_obtain.models")
 
 Choose = Callable[[Seat], list[Choice]]
 Make = Callable[[Seat, Choice], Engine]
+# Puts new files in place, and says where what lay beside the old ones is then.
+Commit = Callable[[], Callable[[Model], Model]]
 
 
 class Loader:
@@ -102,8 +105,13 @@ class Loader:
             log.error("engine gives way", model=seat.name, engine=name, to=left[0], reason=reason)
         return bool(left)
 
-    async def switch(self, seat: Seat, choice: Choice) -> None:
+    async def switch(self, seat: Seat, choice: Choice, commit: Commit | None = None) -> None:
         """Move a model to another engine: beside the old one if memory allows, else after it.
+
+        Args:
+            seat: the model.
+            choice: the new engine, and what it serves.
+            commit: for other files of the model, puts them in place once they have loaded.
 
         Raises:
             ServiceError: the new one did not start; the old one serves.
@@ -113,17 +121,19 @@ class Loader:
         assert old is not None  # noqa: S101 - a model without an engine is loaded, not switched
         seat.successor = new
         names = seat.name, old.adapter.name, new.adapter.name
+        cause: Cause = "update" if commit else "switch"
         try:
             await self._prepare(old, new)
             async with self._room.lock:
-                await self._change(seat, old, new)
+                await self._change(seat, old, new, commit)
         except ServiceError as error:
-            self._handovers.failed(*names, time.monotonic() - began, error.message)
+            self._handovers.failed(*names, cause, time.monotonic() - began, error.message)
             raise
         finally:
             seat.successor = None
         seconds = time.monotonic() - began
-        self._handovers.done(*names, "switch", seconds, "Asked for by name.")
+        reason = "The model has new files." if commit else "Asked for by name."
+        self._handovers.done(*names, cause, seconds, reason)
 
     async def _prepare(self, old: Engine, new: Engine) -> None:
         try:
@@ -131,7 +141,7 @@ class Loader:
         except ServiceError as error:
             raise stays(error, old.adapter.name) from error
 
-    async def _change(self, seat: Seat, old: Engine, new: Engine) -> None:
+    async def _change(self, seat: Seat, old: Engine, new: Engine, commit: Commit | None) -> None:
         if old.state is State.READY and not await self._fits_beside(new):
             log.info("too little memory for both", model=seat.name, engine=new.adapter.name)
             # From here on requests wait in the lobby, for whichever engine is ready next.
@@ -139,7 +149,12 @@ class Loader:
         await self._make_room(seat, new)
         try:
             await new.start()
+            if commit is not None:
+                # From here until requests go to the new one, nothing else happens.
+                new.relocate(commit())
         except ServiceError as error:
+            if new.state is State.READY:
+                await new.stop()
             await self._revive(seat, old, error)
             raise stays(error, old.adapter.name) from error
         seat.engine = new

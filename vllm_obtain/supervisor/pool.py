@@ -25,10 +25,11 @@ from vllm_obtain.supervisor.handovers import Handovers
 from vllm_obtain.supervisor.idle import IdleUnloader
 from vllm_obtain.supervisor.ledger import Ledger
 from vllm_obtain.supervisor.load_failure import busy, superseded, unloaded
-from vllm_obtain.supervisor.loading import Loader
+from vllm_obtain.supervisor.loading import Commit, Loader
 from vllm_obtain.supervisor.meter import Meter
 from vllm_obtain.supervisor.pressure import Pressure
 from vllm_obtain.supervisor.quarantine import Quarantine, caused_itself
+from vllm_obtain.supervisor.renewal import Renewal
 from vllm_obtain.supervisor.room import Room
 from vllm_obtain.supervisor.seat import Seat
 from vllm_obtain.supervisor.states import OCCUPIES, State
@@ -213,6 +214,29 @@ class Pool:
         seat = self._seat(model)
         seat.heading = seat.first(choices).adapter.name
         return self._work(seat, lambda: self._loader.load(seat))
+
+    async def renew(self, model: Model, commit: Commit, loading: Callable[[], None]) -> None:
+        """Have a model get other files, which are not in their place yet.
+
+        Args:
+            model: the new files, under the model's name.
+            commit: puts them in place: when nobody has the model loaded, else once an engine has
+                loaded them, before requests go there.
+            loading: called when an engine is about to.
+
+        Raises:
+            ServiceError: they do not load, or `commit` failed; what served serves as before.
+        """
+
+        def move(seat: Seat, choice: Choice, commit: Commit) -> asyncio.Task[None]:
+            seat.heading = choice.adapter.name
+            return self._work(seat, lambda: self._loader.switch(seat, choice, commit), moving=True)
+
+        def seat() -> Seat | None:
+            return self._seats.get(model.name)
+
+        renewal = Renewal(seat, self._room, self.load, self._chooser.ranked, move)
+        await renewal.run(model, commit, loading)
 
     async def unload(self, name: str) -> State:
         """Let a model finish what it has, then unload it; a load nobody waits for is called off.

@@ -1,21 +1,23 @@
-"""Models on their way here: each by a child process, which ends with us and can be called off."""
+"""Models on their way here: each by a child process, which ends with us and can be called off.
+
+So are new versions of those that are here; `replacement` puts them in place.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import time
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from vllm_obtain.engines.base import Launch
 from vllm_obtain.errors import InternalError, Overloaded, PullNotFound, ServiceError
-from vllm_obtain.fetching.progress import Progress, read_line
+from vllm_obtain.fetching.progress import Progress
 from vllm_obtain.log import get_logger
-from vllm_obtain.messages import Limits, Pull, PullState
-from vllm_obtain.supervisor.process import EngineProcess
+from vllm_obtain.messages import Pull, PullState
+from vllm_obtain.supervisor.errand import run
+from vllm_obtain.supervisor.replacement import Replacement
 from vllm_obtain.supervisor.tasks import Tasks
 
 log = get_logger("vllm_obtain.models")
@@ -24,9 +26,6 @@ log = get_logger("vllm_obtain.models")
 MOST = 4
 # Those that are over are told of this long, and so many of them.
 KEPT_SECONDS, KEPT = 3600.0, 50
-COMMAND = [sys.executable, "-m", "vllm_obtain.fetching"]
-# Seconds for a child to close what it has open.
-STOP_GRACE = 5.0
 
 
 class _One:
@@ -34,7 +33,9 @@ class _One:
 
     def __init__(self, asked: Pull) -> None:
         self.asked = asked
-        self.state = PullState(secrets.token_hex(6), asked.model, asked.name, int(time.time()))
+        self.state = PullState(
+            secrets.token_hex(6), asked.model, asked.name, int(time.time()), task=asked.task
+        )
         self.changed = asyncio.Event()
         self.ended: float | None = None
         self.task: asyncio.Task[None] | None = None
@@ -64,10 +65,12 @@ class Pulls:
 
     Args:
         folder: for the pid files.
+        replacement: puts new versions in place.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replacement: Replacement) -> None:
         self._folder = folder
+        self._replacement = replacement
         self._known: dict[str, _One] = {}
         self._tasks = Tasks()
 
@@ -157,9 +160,9 @@ class Pulls:
                 del self._known[key]
 
     async def _run(self, one: _One) -> None:
-        log.info("pull", model=one.asked.model, id=one.state.id)
+        log.info(one.asked.task, model=one.asked.model, id=one.state.id)
         try:
-            await self._fetch(one)
+            await self._do(one)
         except asyncio.CancelledError:
             one.tell(status="cancelled", detail="", rate=0, seconds_left=None)
         except ServiceError as error:
@@ -173,28 +176,21 @@ class Pulls:
             told = {"model": one.asked.model, "name": one.state.name, "status": one.state.status}
             log.info("pull over", **told, reason=one.state.error)
 
-    async def _fetch(self, one: _One) -> None:
-        last: list[Progress] = []
+    async def _do(self, one: _One) -> None:
+        asked = one.asked
+        if asked.task == "rollback":
+            one.hear(await self._replacement.rollback(asked.model, one.hear))
+            return
 
-        def heard(text: str) -> None:
-            if (said := read_line(text)) is not None:
-                last[:] = [said]
-                if not said.is_over:
-                    one.hear(said)
+        def heard(said: Progress) -> None:
+            if not said.is_over:
+                one.hear(said)
 
+        name = f"{asked.task}/{asked.model}"
         pidfile = self._folder / f"efetch-{one.state.id}.pid"
-        child = EngineProcess(f"pull/{one.asked.model}", pidfile, heard)
-        await child.start(Launch(_command(one.asked), Limits(0, 0, 0)))
-        try:
-            status = await child.wait()
-        finally:
-            await asyncio.shield(child.stop(STOP_GRACE))
-        said = last[-1] if last else None
-        if said is None or not said.is_over:
-            why = child.tail[-1] if child.tail else f"its process ended with status {status}"
-            said = Progress("failed", error=f"The pull broke off: {why}")
-        if said.stage == "failed":
-            raise said.failure()
+        said = await run(name, pidfile, _arguments(asked), heard)
+        if said.stage == "staged":
+            said = await self._replacement.put(said, asked.keep, one.hear)
         one.hear(said)
 
 
@@ -203,6 +199,7 @@ def _failed(one: _One, error: ServiceError) -> None:
     one.tell(error=error.message, error_status=error.status, error_code=error.code or "")
 
 
-def _command(asked: Pull) -> list[str]:
-    command = [*COMMAND, "--name", asked.name, "--format", asked.format]
-    return [*command, *(["--force"] if asked.force else []), "--", asked.model]
+def _arguments(asked: Pull) -> list[str]:
+    more = ["--name", asked.name, "--format", asked.format] if asked.task == "pull" else []
+    force = ["--force"] if asked.force else []
+    return ["--task", asked.task, *more, *force, "--", asked.model]

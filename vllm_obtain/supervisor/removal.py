@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.errors import ModelInUse
-from vllm_obtain.fetching.removing import empty_bins, take_away
+from vllm_obtain.fetching.placing import empty_bins
+from vllm_obtain.fetching.removing import take_away
 from vllm_obtain.log import get_logger
 from vllm_obtain.messages import Removed
 from vllm_obtain.supervisor.pool import Pool

@@ -18,7 +18,7 @@ from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.catalogue.convert.leftovers import sweep
 from vllm_obtain.engines.choice import default_model
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.fetching.removing import empty_bins
+from vllm_obtain.fetching.placing import empty_bins, heal
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor import leftovers, runtime
 from vllm_obtain.supervisor.control import Connection
@@ -107,6 +107,7 @@ def _sweep(models_dir: Path, folder: Path) -> None:
     for dead in leftovers.clear(folder):
         _log.info("removed what a killed service left", folder=str(dead))
     try:
+        heal(models_dir)
         removed = sweep(models_dir)
         empty_bins(models_dir)
     except OSError as error:

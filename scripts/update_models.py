@@ -1,0 +1,13 @@
+"""Bring fetched models to what their sources have now: `vllm-obtain update`, for cron.
+
+python scripts/update_models.py --check
+"""
+
+from __future__ import annotations
+
+import typer
+
+from vllm_obtain.cli.models import update
+
+if __name__ == "__main__":
+    typer.run(update)
