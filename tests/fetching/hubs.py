@@ -75,6 +75,7 @@ class Hub(ThreadingHTTPServer):
         self.faults = Faults()
         self.sent: dict[str, int] = {}
         self.asked: list[tuple[str, str]] = []
+        self.commit = COMMIT
         self.lock = threading.Lock()
         self.gate = threading.Event()
         self.gate.set()
@@ -134,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 told["blobId"] = file.blob
             siblings.append(told)
-        return self._json({"id": name, "sha": COMMIT, "siblings": siblings})
+        return self._json({"id": name, "sha": self.server.commit, "siblings": siblings})
 
     def _modelscope(self, name: str) -> None:
         files = self.server.repositories.get(name)
@@ -185,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{file.size}")
         self.send_header("Content-Length", str(end - start))
         self.send_header("ETag", f'"{file.sha256 if file.lfs else file.blob}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", hub.commit)
         self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
         return self._send(path, file, start, end) if body else None

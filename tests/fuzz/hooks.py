@@ -66,7 +66,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     body = case.body
     if not isinstance(body, dict):
         return
-    if case.operation.path == "/v1/models/pull":
+    if case.operation.path in ("/v1/models/pull", "/api/pull"):
         _pull_nothing(body)
     if _is_positive(case) and _lot(json.dumps(body, default=str)) < 12:
         # Else hardly any request would get as far as the engine.
@@ -88,6 +88,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     for name in ("model", "model_name"):
         if type(body.get(name)) is str or (name in needed and body.get(name) is None):
             body[name] = _model(case.operation.path, body.get(name) or "")
+    if case.operation.path == "/api/delete":
+        for name in ("model", "name"):
+            if type(body.get(name)) is str:
+                body[name] += "-not-here"
 
 
 def _pull_nothing(body: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -110,13 +111,39 @@ def followed(asked: Pull, stream: bool) -> Response:
         stream: whether as events; else the answer comes at the end.
     """
     made = services()
-    begun = made.supervisor.ask(asked, PullState)
+    states = begun(made, asked)
     if not stream:
-        return reply(_answer(_refused(_end(made, begun))))
-    first = _beyond_looking(made, begun)
-    if first.status == "failed":
-        _refused(first)
-    return Response(_stream(made, first), content_type="text/event-stream", headers=_HEADERS)
+        return reply(_answer(end_of(states)))
+    first = next(states)
+    return Response(_stream(made, first, states), content_type="text/event-stream", headers=HEADERS)
+
+
+def begun(made: Services, asked: Pull) -> Iterator[PullState]:
+    """Have something done, and yield how far it is, beginning when there is something to tell.
+
+    Raises:
+        ServiceError: it failed before that, or the supervisor is gone.
+    """
+    state = _beyond_looking(made, made.supervisor.ask(asked, PullState))
+    if state.status == "failed":
+        raise failure(state)
+    yield state
+    while not state.is_over:
+        state = _next(made, state)
+        yield state
+
+
+def end_of(states: Iterator[PullState]) -> PullState:
+    """Wait for the end.
+
+    Raises:
+        ServiceError: it failed.
+    """
+    for state in states:
+        last = state
+    if last.status == "failed":
+        raise failure(last)
+    return last
 
 
 def pulls() -> Response:
@@ -138,13 +165,7 @@ def delete(name: str) -> Response:
     return reply(Deleted(model.name, removed.paths, removed.size))
 
 
-_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-
-def _end(made: Services, state: PullState) -> PullState:
-    while not state.is_over:
-        state = _next(made, state)
-    return state
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def _beyond_looking(made: Services, state: PullState) -> PullState:
@@ -160,25 +181,19 @@ def _next(made: Services, state: PullState) -> PullState:
     return made.supervisor.ask(news, PullState, QUIET + 10)
 
 
-def _stream(made: Services, state: PullState) -> Iterator[bytes]:
+def _stream(made: Services, first: PullState, states: Iterator[PullState]) -> Iterator[bytes]:
     try:
-        yield _event(_answer(state))
-        while not state.is_over and not made.draining:
-            state = _next(made, state)
+        for state in itertools.chain([first], states):
             yield _event(_answer(state))
+            if made.draining:
+                break
     except ServiceError as error:
         yield _event({"error": _detail(error)})
     yield _DONE
 
 
-def _refused(state: PullState) -> PullState:
-    if state.status == "failed":
-        error = _failure(state)
-        raise error
-    return state
-
-
-def _failure(state: PullState) -> ServiceError:
+def failure(state: PullState) -> ServiceError:
+    """The error that a failed pull ended with, to be raised."""
     made = ServiceError(
         state.error,
         status=state.error_status or 502,
@@ -205,7 +220,7 @@ def _answer(state: PullState) -> PullAnswer:
         state.seconds_left,
         state.detail,
         state.task,
-        _detail(_failure(state)) if failed else UNSET,
+        _detail(failure(state)) if failed else UNSET,
     )
 
 

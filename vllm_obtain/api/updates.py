@@ -13,6 +13,7 @@ from vllm_obtain.api.reading import read_body
 from vllm_obtain.api.reply import reply
 from vllm_obtain.api.services import services
 from vllm_obtain.errors import UnsupportedParameter
+from vllm_obtain.fetching.comparing import fetched
 from vllm_obtain.messages import Look, Looked, Pull
 from vllm_obtain.protocol.parse import decode
 
@@ -104,19 +105,24 @@ def updates() -> Response:
     for each in request.args:
         if each != "model":
             raise UnsupportedParameter(each, "Only 'model' can be asked for here.")
-    found = _look("look", request.args.get("model", ""), _HUBS)
+    name = request.args.get("model", "")
+    if not fetched(services().settings.models_dir, [name] if name else []):
+        return reply(UpdateList([]))
+    found = _look("look", name, _HUBS)
     return reply(UpdateList(msgspec.convert(found, list[ModelUpdate])))
 
 
 def update() -> Response:
     """POST /v1/models/update."""
     body = decode(read_body(), _update)
+    _require(body.model)
     return followed(Pull(body.model, task="update", keep=body.keep), body.stream)
 
 
 def rollback() -> Response:
     """POST /v1/models/rollback."""
     body = decode(read_body(), _rollback)
+    _require(body.model)
     return followed(Pull(body.model, task="rollback"), body.stream)
 
 
@@ -124,6 +130,11 @@ def verify() -> Response:
     """POST /v1/models/verify."""
     found = _look("verify", decode(read_body(), _verify).model, _DISK)
     return reply(VerdictList(msgspec.convert(found, list[ModelVerdict])))
+
+
+def _require(name: str) -> None:
+    """Refuse a name that was not fetched, before anybody starts a process for it."""
+    fetched(services().settings.models_dir, [name])
 
 
 def _look(task: str, name: str, patience: float) -> Any:

@@ -65,7 +65,7 @@ class Catalogue:
         """
         found = self._look_up(name)
         # A folder may have been replaced by a newer version, which talks in another way.
-        if found is None or _changed(self._models_dir) != self._stamp:
+        if found is None or _changed(self._models_dir) not in (0, self._stamp):
             self._refresh(wait=found is None)
             found = self._look_up(name)
         if found is None:

@@ -143,6 +143,15 @@ class RunningAnswer(Struct):
     models: list[RunningModel]
 
 
+class PullAnswer(Struct):
+    """How far a pull is: the answer of /api/pull, or a line of it."""
+
+    status: str
+    digest: str | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    completed: int | UnsetType = UNSET
+
+
 class VersionAnswer(Struct):
     """The answer of /api/version."""
 

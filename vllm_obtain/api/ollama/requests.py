@@ -16,6 +16,22 @@ KeepAlive = float | str
 Format = str | dict[str, Any]
 
 
+class PullBody(Struct, forbid_unknown_fields=True):
+    """The body of POST /api/pull."""
+
+    model: str = ""
+    name: str = ""
+    insecure: bool = False
+    stream: bool = True
+
+
+class DeleteBody(Struct, forbid_unknown_fields=True):
+    """The body of DELETE /api/delete."""
+
+    model: str = ""
+    name: str = ""
+
+
 class CalledFunction(Struct, forbid_unknown_fields=True):
     """The function of a call; its arguments are an object here, and no text."""
 

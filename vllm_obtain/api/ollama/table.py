@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from vllm_obtain.api import error_codes as codes
-from vllm_obtain.api.ollama import answers, embed, models, requests, routes
+from vllm_obtain.api.ollama import answers, embed, models, pulling, requests, routes
 from vllm_obtain.api.route import Route
 
 _HERE = {"model": "smollm2-135m"}
@@ -91,6 +91,49 @@ ROUTES = [
         body=requests.ShowBody,
         errors=(*codes.USUAL, *codes.BODY, *codes.MODEL),
         example=_HERE,
+    ),
+    _row(
+        "POST",
+        "/api/pull",
+        pulling.pull,
+        "Fetch a model, or the present version of one that was fetched.",
+        answer=answers.PullAnswer,
+        body=requests.PullBody,
+        events=answers.PullAnswer,
+        events_type="application/x-ndjson",
+        events_when="Lines of JSON, unless `stream` is false.",
+        errors=(
+            *codes.USUAL,
+            *codes.BODY,
+            *codes.SUPERVISOR,
+            *codes.PULL,
+            *codes.UPDATE,
+            "unsupported_parameter",
+        ),
+        example={"model": "qwen3-8b"},
+        access="admin",
+        details="By a name that this service knows, `hf.co/owner/repository` or "
+        "`hf.co/owner/repository:Q5_K_M`, or as `POST /v1/models/pull` takes it.",
+    ),
+    _row(
+        "DELETE",
+        "/api/delete",
+        pulling.delete,
+        "Remove a model from the disk.",
+        answer="text/plain; charset=utf-8",
+        body=requests.DeleteBody,
+        errors=(
+            *codes.USUAL,
+            *codes.BODY,
+            *codes.SUPERVISOR,
+            *codes.MODEL,
+            "model_in_use",
+            "model_not_removable",
+            "fetch_failed",
+        ),
+        example=_HERE,
+        access="admin",
+        details="Never one that is loaded.",
     ),
     _row(
         "GET",
