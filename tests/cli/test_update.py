@@ -5,17 +5,20 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ollama
 import pytest
 
+from tests.catalogue.gguf_files import gguf_bytes
 from tests.fetching.hubs import Faults, File, Hub, hub
 from tests.fetching.picky import model
 from tests.fetching.test_fetch import FILE, REPO, is_whole
@@ -35,7 +38,7 @@ def source() -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def served(source: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("update")
-    publish(source, 1, context=1000)
+    publish(source, 1, context=1000, pace=0.02)
     run = runner(folder, variables(source, folder / "models"))
     run("pull", f"hf:{REPO}", "--name", "tiny")
     env = {**variables(source, folder / "models"), "DEFAULT_MODEL": "tiny", "API_KEYS": KEY}
@@ -93,7 +96,7 @@ def runner(folder: Path, env: dict[str, str]) -> Run:
 
 def publish(source: Hub, number: int, **switches: Any) -> None:
     source.repositories[REPO] = {FILE: File(model(**switches))}
-    source.commit = f"{number:040x}"
+    source.commit = str(number) * 40
 
 
 def models(service: Service) -> Path:
@@ -106,6 +109,10 @@ def engine(service: Service) -> Any:
     return next(each for each in status["engines"] if each["state"] == "ready")
 
 
+def pulls(service: Service) -> list[Any]:
+    return list(service.json("/v1/models/pulls", headers=HEADERS)["data"])
+
+
 def send(service: Service, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     try:
@@ -114,6 +121,13 @@ def send(service: Service, method: str, path: str, body: Any = None) -> tuple[in
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
+
+
+def chat(service: Service, text: str = "Hi", **more: Any) -> bytes:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": text}], **more}
+    status, _, answer = service.request("/v1/chat/completions", body, HEADERS)
+    assert status == 200, answer
+    return answer
 
 
 class Asking:
@@ -153,19 +167,24 @@ def test_a_model_that_is_served_is_updated_and_rolled_back_while_it_answers(
     assert (found["name"], found["state"]) == ("tiny", "current")
     # A test before may have brought it up to date.
     first = engine(served)
-    publish(source, 2, context=2000)
+    publish(source, 2, template="Dear model: {{ messages[0].content }}", context=2000)
     for type_ in (run, elsewhere):
         told = type_("update", "--check", code=10).stdout
         assert "tiny" in told and "1 changed" in told
     assert engine(served)["pid"] == first["pid"]
-    with Asking(served) as asking:
+    with Asking(served) as asking, ThreadPoolExecutor(1) as pool:
+        # One that the old engine has is finished by it.
+        long = pool.submit(chat, served, "word " * 120, stream=True)
+        eventually(lambda: engine(served)["in_flight"] > 1)
         assert "tiny is updated to" in run("update").stdout
         second = engine(served)
         assert (second["context"], first["context"]) == (2000, 1000)
         assert second["pid"] != first["pid"]
+        assert long.result().count(b"word ") == 120 and b"[DONE]" in long.result()
+        # The new version talks in its own way, in every process.
+        assert b"Dear model: Hi" in chat(served)
         assert "is what it was before" in elsewhere("update", "--rollback", "tiny").stdout
-        third = engine(served)
-        assert third["context"] == 1000
+        assert engine(served)["context"] == 1000
         before = len(asking.answers)
         eventually(lambda: len(asking.answers) > before + 3)
     assert set(asking.answers) == {200} and asking.longest < 5
@@ -173,6 +192,9 @@ def test_a_model_that_is_served_is_updated_and_rolled_back_while_it_answers(
     (handover, _) = served.json("/v1/system/status", headers=HEADERS)["handovers"][-2:]
     assert (handover["cause"], handover["reason"]) == ("update", "The model has new files.")
     assert "tiny is updated to" in elsewhere("update", "tiny").stdout
+    assert engine(served)["context"] == 2000
+    os.kill(engine(served)["pid"], signal.SIGKILL)
+    assert chat(served)
     assert engine(served)["context"] == 2000
     # Nothing is left but what is kept on purpose, and the engine finds its files again.
     left = {each.name for each in models(served).iterdir() if not each.name.endswith(".lock")}
@@ -204,6 +226,28 @@ def test_a_version_that_does_not_load_leaves_the_old_one_served(
     publish(source, 4, context=4000)
     run("update")
     assert engine(served)["context"] == 4000
+
+
+def test_a_service_killed_while_a_new_version_loads_has_the_old_one(
+    served: Service, source: Hub
+) -> None:
+    before = engine(served)["context"]
+    gate = served.folder / "gate"
+    publish(source, 8, context=1800, slow_start=gate)
+    with ThreadPoolExecutor(1) as pool:
+        updating = pool.submit(
+            send, served, "POST", "/v1/models/update", {"model": "tiny", "stream": False}
+        )
+        eventually(lambda: "loading" in {each["status"] for each in pulls(served)})
+        assert chat(served)
+        status = served.json("/v1/system/status", headers=HEADERS)
+        os.kill(status["supervisor"]["pid"], signal.SIGKILL)
+        assert updating.result()[0] != 200
+    assert chat(served) and engine(served)["context"] == before
+    gate.touch()
+    status, answer = send(served, "POST", "/v1/models/update", {"model": "tiny", "stream": False})
+    assert (status, answer["status"]) == (200, "success")
+    assert engine(served)["context"] == 1800
 
 
 def test_a_model_that_nobody_has_loaded_is_only_replaced(
@@ -325,8 +369,40 @@ def test_without_a_service_updates_are_made_by_the_command_itself(
     run("pull", f"hf:{REPO}", "--name", "tiny")
     publish(source, 2, context=2000)
     told = run("update", "--check", code=10).stdout
-    assert "000000000001" in told and "000000000002" in told
-    assert "tiny is updated to 000000000002" in run("update", "tiny").stdout
+    assert "1" * 12 in told and "2" * 12 in told
+    assert "tiny is updated to 222222222222" in run("update", "tiny").stdout
     assert is_whole(tmp_path / "models" / "tiny")
     run("update", "--rollback", "tiny")
-    assert json.loads(run("list", "--json").stdout)[0]["revision"] == f"{1:040x}"
+    assert json.loads(run("list", "--json").stdout)[0]["revision"] == "1" * 40
+
+
+def test_llama_cpp_takes_a_new_version_and_keeps_the_old_one_when_it_is_none(
+    source: Hub, tmp_path: Path
+) -> None:
+    path = next((ROOT / "models" / "smollm2-135m").glob("*.gguf"), None)
+    if path is None:
+        pytest.skip("the embedded model is not here")
+    first = path.read_bytes()
+    name = b"smollm2 135M" if b"smollm2 135M" in first[:4000] else b"Smollm2 135M"
+    env = {**variables(source, tmp_path / "models"), "INFERENCE_ENGINE": "llama_cpp"}
+    source.repositories[REPO] = {FILE: File(first)}
+    source.commit = "1" * 40
+    runner(tmp_path, env)("pull", f"hf:{REPO}", "--name", "tiny")
+    env |= {"DEFAULT_MODEL": "tiny", "API_KEYS": KEY}
+    with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
+        run = runner(tmp_path, {**env, "PORT": str(service.port)})
+        old = engine(service)["pid"]
+        # A header that can be read, and no weights.
+        source.repositories[REPO], source.commit = {FILE: File(gguf_bytes())}, "2" * 40
+        with Asking(service) as asking:
+            assert "serves the model as before" in run("update", code=1).stderr
+            assert engine(service)["pid"] == old
+            changed = first.replace(name, name.swapcase(), 1)
+            assert changed != first
+            source.repositories[REPO], source.commit = {FILE: File(changed)}, "3" * 40
+            run("update")
+            assert engine(service)["pid"] != old
+            before = len(asking.answers)
+            eventually(lambda: len(asking.answers) > before)
+        assert set(asking.answers) == {200}
+        assert (tmp_path / "models" / "tiny" / FILE).read_bytes() == changed

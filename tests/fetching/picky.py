@@ -44,7 +44,9 @@ class PickyAdapter(FakeAdapter):
         )
 
 
-def model(**switches: Any) -> bytes:
-    """A model whose engine behaves so."""
+def model(template: str = "{{ messages[0].content }}", **switches: Any) -> bytes:
+    """A model with this chat template, whose engine behaves so."""
     Switches(**switches)
-    return gguf_bytes({"general.name": json.dumps(switches)})
+    return gguf_bytes(
+        {"general.name": json.dumps(switches, default=str), "tokenizer.chat_template": template}
+    )

@@ -53,8 +53,9 @@ def put(new: Path, target: Path, keep: bool) -> None:
         spare = previous(models_dir, name)
         if keep and old == spare:
             return
+        # One is kept, and never one that is not the last: that would be a surprise to go back to.
+        _throw(spare, models_dir)
         if keep:
-            _throw(spare, models_dir)
             old.replace(spare)
         else:
             _throw(old, models_dir)
