@@ -206,6 +206,8 @@ def _is_end(last: str) -> bool:
     if last == "[DONE]":
         return True
     event = json.loads(last)
+    if event.get("status") == "success":  # of a pull that Ollama's API tells of
+        return True
     return bool(event.get("done")) or event.get("type") in ENDS
 
 
