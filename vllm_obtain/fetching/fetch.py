@@ -16,7 +16,7 @@ from vllm_obtain.fetching.bringing import Bringing
 from vllm_obtain.fetching.finding import find
 from vllm_obtain.fetching.known import FORMS, NAME, Form, Known, load
 from vllm_obtain.fetching.manifest import Kept, Manifest
-from vllm_obtain.fetching.placing import empty_bins, heal, put
+from vllm_obtain.fetching.placing import heal, put, settle, sync
 from vllm_obtain.fetching.progress import Progress, Say
 from vllm_obtain.fetching.source import Source, parse
 from vllm_obtain.fetching.workplace import Plan, Workplace, sweep
@@ -136,7 +136,7 @@ def _fetch(wanted: Wanted, settings: Settings, say: Say) -> Path:
         kept = Bringing(hub, plan, place, wanted.name, say).all()
         put(finish(place, plan, kept, wanted.name, str(wanted.source)), target, keep=False)
         place.clear()
-        empty_bins(settings.models_dir)
+        settle(settings.models_dir)
     return target
 
 
@@ -198,4 +198,5 @@ def finish(place: Workplace, plan: Plan, kept: list[Kept], name: str, asked: str
     now = int(time.time())
     made = Manifest(name, asked, str(plan.source), plan.revision, plan.form, now, kept)
     manifests.write(place.files, made)
+    sync(place.files)
     return place.files

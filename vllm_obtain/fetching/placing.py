@@ -32,6 +32,8 @@ def previous(models_dir: Path, name: str) -> Path:
 def put(new: Path, target: Path, keep: bool) -> None:
     """Have a whole folder take a model's place; what was there is kept, or thrown into a bin.
 
+    A few renames, and nothing that waits for the disk: `settle` does that.
+
     Args:
         new: below MODELS_DIR too; checked, with its manifest. The version before may be it.
         target: the model's folder, or where it shall be.
@@ -41,13 +43,10 @@ def put(new: Path, target: Path, keep: bool) -> None:
         OSError: it cannot be; what was there is there.
     """
     models_dir, name = target.parent, target.name
-    _sync(new)
     if not os.path.lexists(target):
         new.replace(target)
-        _sync(models_dir)
         return
     old = new if exchange(new, target) else _in_two_steps(new, target)
-    _sync(models_dir)
     # From here on the new one is in place, whatever becomes of the old one.
     with contextlib.suppress(OSError):
         spare = previous(models_dir, name)
@@ -146,7 +145,14 @@ def _alone(models_dir: Path, name: str, held: bool = False) -> Iterator[bool]:
         os.close(fd)
 
 
-def _sync(folder: Path) -> None:
+def settle(models_dir: Path) -> None:
+    """Have what `put` did reach the disk, and delete for good what it threw away."""
+    sync(models_dir)
+    empty_bins(models_dir)
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder reach the disk."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

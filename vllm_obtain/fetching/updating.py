@@ -24,7 +24,7 @@ from vllm_obtain.fetching.comparing import Comparison, fetched, is_same, sources
 from vllm_obtain.fetching.fetch import finish, tell_of_another
 from vllm_obtain.fetching.known import load
 from vllm_obtain.fetching.manifest import Manifest
-from vllm_obtain.fetching.placing import empty_bins, heal, previous, put
+from vllm_obtain.fetching.placing import heal, previous, put, settle
 from vllm_obtain.fetching.progress import Progress, Say
 from vllm_obtain.fetching.workplace import Plan, Workplace, sweep
 from vllm_obtain.settings import Settings
@@ -116,7 +116,7 @@ def update(name: str, settings: Settings, say: Say, keep: bool) -> bool:
     """
     target = settings.models_dir / fetched(settings.models_dir, [name])[0].name
     done = stage(name, settings, say, lambda folder: put(folder, target, keep))
-    empty_bins(settings.models_dir)
+    settle(settings.models_dir)
     return done is not None
 
 
@@ -141,6 +141,7 @@ def rollback(name: str, settings: Settings) -> Manifest:
                 "was.",
                 retry=False,
             ) from error
+        settle(settings.models_dir)
     return before
 
 

@@ -50,7 +50,7 @@ class Handover(Struct, frozen=True, rename={"source": "from"}):
         model: the model's name.
         source: the engine before.
         to: the engine that took over, or should have.
-        cause: `switch` (somebody asked for it) or `failover`.
+        cause: `switch` (somebody asked for it), `failover`, or `update` (the model has new files).
         seconds: until the new one was ready, or had failed.
         reason: why, in a sentence.
         problem: why it failed, None when it did not.

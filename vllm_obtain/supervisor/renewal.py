@@ -69,7 +69,11 @@ class Renewal:
                 return seat
             elif seat.state is State.CRASHED:
                 # What does not come up again is used by nobody, and the new files may mend that.
-                await asyncio.wait({asyncio.ensure_future(self._load(seat.name))})
+                try:
+                    await self._load(seat.name)
+                except ServiceError:
+                    if seat.state is State.CRASHED:  # it was not even tried
+                        raise
             elif any(each.state in OCCUPIES for each in seat.engines):
                 await asyncio.wait(self._room.leave_all(seat))
             else:

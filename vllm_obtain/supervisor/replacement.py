@@ -11,7 +11,7 @@ from vllm_obtain.catalogue import Catalogue, Model
 from vllm_obtain.errors import FetchFailed
 from vllm_obtain.fetching import manifest as manifests
 from vllm_obtain.fetching.comparing import fetched
-from vllm_obtain.fetching.placing import empty_bins, previous, put
+from vllm_obtain.fetching.placing import previous, put, settle
 from vllm_obtain.fetching.progress import Progress, Say
 from vllm_obtain.fetching.updating import being_fetched, readable, require_previous
 from vllm_obtain.fetching.workplace import Workplace
@@ -103,7 +103,7 @@ class Replacement:
 
         await self._pool.renew(model, commit, loading)
         await asyncio.to_thread(self._catalogue.models)
-        await asyncio.to_thread(empty_bins, self._models_dir)
+        await asyncio.to_thread(settle, self._models_dir)
 
 
 def _put(new: Path, target: Path, keep: bool) -> None:
