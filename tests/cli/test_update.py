@@ -263,6 +263,19 @@ def test_a_model_that_nobody_has_loaded_is_only_replaced(
     assert engine(served)["context"] == 1500
 
 
+def test_a_new_version_mends_a_model_that_does_not_load(served: Service, source: Hub) -> None:
+    files = source.repositories["owner/sick-GGUF"] = {"sick.gguf": File(model(exit_at_start=3))}
+    asked = {"model": "hf:owner/sick-GGUF:sick.gguf", "stream": False}
+    assert send(served, "POST", "/v1/models/pull", asked)[0] == 200
+    assert send(served, "POST", "/v1/models/load", {"model_name": "sick"})[0] == 503
+    files["sick.gguf"] = File(model(context=600))
+    status, answer = send(served, "POST", "/v1/models/update", {"model": "sick", "stream": False})
+    assert (status, answer["status"]) == (200, "success")
+    assert send(served, "POST", "/v1/models/load", {"model_name": "sick"})[0] == 200
+    assert send(served, "POST", "/v1/models/unload", {"model_name": "sick"})[0] == 200
+    assert send(served, "DELETE", "/v1/models/sick")[1]["paths"] == ["sick", ".previous-sick"]
+
+
 def test_progress_comes_as_events_and_an_update_is_called_off(served: Service, source: Hub) -> None:
     publish(source, 6, context=1600)
     source.repositories[REPO][FILE].content += bytes(2000)

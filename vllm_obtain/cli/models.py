@@ -97,7 +97,7 @@ def verify(
 
 def update(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models; else all fetched ones.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Models; else all fetched ones.")
     ] = None,
     check: Annotated[
         bool,
@@ -122,8 +122,8 @@ def update(
     """Bring fetched models to what their sources have now; the old serves until the new does."""
     from vllm_obtain.cli.updating import main
 
-    if rollback and (names or check):
-        raise typer.BadParameter("--rollback goes with no other name, and not with --check.")
+    if rollback and (names or check or not keep):
+        raise typer.BadParameter("--rollback goes with no other name, --check or --no-keep.")
     there = (lambda: Service(url, key)) if url else None
     raise main(names or [], check, rollback, keep, as_json, there)
 
