@@ -389,6 +389,31 @@ def test_without_a_service_updates_are_made_by_the_command_itself(
     assert json.loads(run("list", "--json").stdout)[0]["revision"] == "1" * 40
 
 
+def test_a_service_that_starts_during_an_update_puts_it_in_place(
+    source: Hub, tmp_path: Path
+) -> None:
+    publish(source, 1, context=1000)
+    env = variables(source, tmp_path / "models")
+    runner(tmp_path, {**env, "PORT": "9"})("pull", f"hf:{REPO}", "--name", "tiny")
+    publish(source, 2, context=2000)
+    source.repositories[REPO][FILE].content += bytes(2000)
+    more = {"DEFAULT_MODEL": "tiny", "API_KEYS": KEY}
+    service = Service(["run.py", "--no-fetch"], tmp_path, {**env, **more})
+    source.gate.clear()
+    source.asked.clear()
+    run = runner(tmp_path, {**env, "PORT": str(service.port)})
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run, "update")
+        eventually(lambda: source.asked)
+        with service:
+            assert engine(service)["context"] == 1000
+            source.gate.set()
+            assert "tiny is updated to" in done.result().stdout
+            assert engine(service)["context"] == 2000
+            status = service.json("/v1/system/status", headers=HEADERS)
+            assert status["handovers"][-1]["cause"] == "update"
+
+
 def test_llama_cpp_takes_a_new_version_and_keeps_the_old_one_when_it_is_none(
     source: Hub, tmp_path: Path
 ) -> None:

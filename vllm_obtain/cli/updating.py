@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -51,18 +52,38 @@ class Here:
         """
         with Screen() as screen:
             try:
-                line = Line(runtime.folder(self._settings.port) / runtime.CONTROL)
+                line = self._line()
             except OSError:  # no service runs, so nobody uses it
-                return self._alone(asked, screen)
+                try:
+                    return self._alone(asked, screen)
+                except _Started as started:
+                    line = started.line
             with line:
                 return _followed(line, asked, screen)
+
+    def _line(self) -> Line:
+        return Line(runtime.folder(self._settings.port) / runtime.CONTROL)
+
+    def _require_no_service(self) -> None:
+        # A download takes its time. Who loads the model by now must not get half of each version.
+        with contextlib.suppress(OSError):
+            raise _Started(self._line())
 
     def _alone(self, asked: Pull, screen: Screen) -> str:
         if asked.task == "rollback":
             updating.rollback(asked.model, self._settings)
-        elif not updating.update(asked.model, self._settings, screen.show, asked.keep):
+        elif not updating.update(
+            asked.model, self._settings, screen.show, asked.keep, self._require_no_service
+        ):
             return CURRENT
         return ""
+
+
+class _Started(Exception):
+    """A service has started meanwhile; what was fetched is its to put in place."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
 
 
 class There:

@@ -99,7 +99,9 @@ def _stage(found: Manifest, settings: Settings, say: Say, put_there: Place | Non
         return folder
 
 
-def update(name: str, settings: Settings, say: Say, keep: bool) -> bool:
+def update(
+    name: str, settings: Settings, say: Say, keep: bool, last: Callable[[], None] | None = None
+) -> bool:
     """Update a model that nobody uses.
 
     Args:
@@ -107,6 +109,7 @@ def update(name: str, settings: Settings, say: Say, keep: bool) -> bool:
         settings: the owner's.
         say: told how far it is.
         keep: whether the version before is kept.
+        last: called when the new version is whole and not in place yet; may raise to leave it so.
 
     Returns:
         Whether there was anything to do.
@@ -115,7 +118,13 @@ def update(name: str, settings: Settings, say: Say, keep: bool) -> bool:
         ServiceError, SettingsError: as in `stage`.
     """
     target = settings.models_dir / fetched(settings.models_dir, [name])[0].name
-    done = stage(name, settings, say, lambda folder: put(folder, target, keep))
+
+    def place(folder: Path) -> None:
+        if last is not None:
+            last()
+        put(folder, target, keep)
+
+    done = stage(name, settings, say, place)
     settle(settings.models_dir)
     return done is not None
 
