@@ -11,13 +11,17 @@ class Level:
 
     Args:
         streams: how many requests a round has on each side.
-        rounds: how often both sides are measured, one right after the other.
+        rounds: how often the throughput of both sides is measured, one right after the other.
         tokens: how many each request generates.
+        waits: how often the time to first token is.
+        waits_tokens: how many each request generates then.
     """
 
     streams: int
     rounds: int
     tokens: int
+    waits: int
+    waits_tokens: int
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class Plan:
     step_seconds: float = 12.0
 
 
-FULL = Plan((Level(1, 20, 96), Level(16, 16, 96), Level(64, 8, 48)))
+FULL = Plan((Level(1, 20, 96, 20, 32), Level(16, 16, 96, 8, 32), Level(64, 8, 48, 6, 16)))
 QUICK = Plan(
-    (Level(1, 3, 32), Level(16, 1, 16), Level(64, 1, 8)),
+    (Level(1, 3, 32, 3, 8), Level(16, 1, 16, 1, 8), Level(64, 1, 8, 1, 4)),
     relay_rounds=1,
     relay_seconds=1.0,
     bursts=2,

@@ -14,6 +14,7 @@ import itertools
 import json
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,46 +48,89 @@ def measure(plan: Plan, models: Path) -> tuple[dict[str, Any], list[checks.Check
     Returns:
         The figures, and the verdicts.
     """
+    model = Catalogue(models).find(EMBEDDED.name)
+    settings = {
+        "MODELS_DIR": str(models),
+        "DEFAULT_MODEL": EMBEDDED.name,
+        "MAX_CONCURRENT_REQUESTS": "200",
+        "INFERENCE_ENGINE": "llama_cpp",
+    }
+    with running(EMBEDDED.name, settings) as service:
+        levels = [_throughput(service, model, level, plan.stagger) for level in plan.levels]
+        memory = megabytes(service.worker)
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         log = Path(place) / "tap.txt"
-        settings = {
-            "MODELS_DIR": str(models),
-            "DEFAULT_MODEL": EMBEDDED.name,
-            "MAX_CONCURRENT_REQUESTS": "200",
+        settings |= {
             "INFERENCE_ENGINE": "tapped",
             "EXTRA_ENGINES": "tapped=bench.adapters:TappedLlamaCpp",
             TAP_LOG_VARIABLE: str(log),
         }
         with running(EMBEDDED.name, settings) as service:
-            model = Catalogue(models).find(EMBEDDED.name)
-            levels = [_level(service, model, log, level, plan.stagger) for level in plan.levels]
-            memory = megabytes(service.worker)
+            for figures, level in zip(levels, plan.levels, strict=True):
+                figures |= _first_tokens(service, model, log, level, plan.stagger)
     verdicts = [check for level in levels for check in _verdicts(level)]
     weight = f"{memory['rss']:.0f} MB (its share {memory['pss']:.0f} MB)"
     verdicts.append(checks.told("memory of the worker after the tax", weight))
     return {"worker_mb": memory, "levels": levels}, verdicts
 
 
-def _level(
+def _throughput(service: Service, model: Model, level: Level, stagger: float) -> dict[str, Any]:
+    """Measure tokens per second; nothing but the gateway is between the client and the engine."""
+    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    for side, _, seen in _turns(service, model, level, level.rounds, level.tokens, stagger):
+        rates[side].append(seen.tokens_per_second)
+    ratios = [b / a for a, b in zip(rates["bare"], rates["through"], strict=True)]
+    low, high = median_interval(ratios)
+    return {
+        "streams": level.streams,
+        "rounds": level.rounds,
+        "tokens_per_request": level.tokens,
+        "tokens_per_second": {side: round(statistics.median(rates[side]), 1) for side in SIDES},
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "ratio": {
+            "median": round(statistics.median(ratios), 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+        },
+    }
+
+
+def _first_tokens(
     service: Service, model: Model, log: Path, level: Level, stagger: float
 ) -> dict[str, Any]:
-    rounds: dict[str, list[Wave]] = {side: [] for side in SIDES}
+    """Measure times to first token, in front of an engine behind a tap."""
     waits: dict[str, list[float]] = {side: [] for side in SIDES}
     overheads: dict[str, list[float]] = {side: [] for side in SIDES}
-    for number in range(level.rounds + 1):
+    for side, asked, seen in _turns(
+        service, model, level, level.waits, level.waits_tokens, stagger
+    ):
+        behind = _behind(log)
+        waits[side] += [outcome.wait for outcome in seen.outcomes]
+        overheads[side] += [
+            outcome.wait - behind[who] for who, outcome in zip(asked, seen.outcomes, strict=True)
+        ]
+    added = {
+        name: 1000 * (percentile(overheads["through"], at) - percentile(overheads["bare"], at))
+        for name, at in (("p50", 0.50), ("p95", 0.95))
+    }
+    return {
+        "first_token_rounds": level.waits,
+        "first_token_ms": {side: milliseconds(waits[side]) for side in SIDES},
+        "outside_engine_ms": {side: milliseconds(overheads[side]) for side in SIDES},
+        "added_first_token_ms": {name: round(value, 2) for name, value in added.items()},
+    }
+
+
+def _turns(
+    service: Service, model: Model, level: Level, rounds: int, tokens: int, stagger: float
+) -> Iterator[tuple[str, list[int], Wave]]:
+    """Ask both sides by turns, in the other order every round; the first round is not told."""
+    for number in range(rounds + 1):
         for side in SIDES if number % 2 else reversed(SIDES):
             asked = [next(_numbers) for _ in range(level.streams)]
-            seen = asyncio.run(_wave(service, model, side, asked, level.tokens, stagger))
-            if number == 0:
-                continue
-            behind = _behind(log)
-            rounds[side].append(seen)
-            waits[side] += [outcome.wait for outcome in seen.outcomes]
-            overheads[side] += [
-                outcome.wait - behind[who]
-                for who, outcome in zip(asked, seen.outcomes, strict=True)
-            ]
-    return _figures(level, rounds, waits, overheads)
+            seen = asyncio.run(_wave(service, model, side, asked, tokens, stagger))
+            if number:
+                yield side, asked, seen
 
 
 async def _wave(
@@ -128,36 +172,6 @@ def _behind(log: Path) -> dict[int, float]:
     """Read what the tap noted: seconds to first text by the request's number."""
     lines = (line.split() for line in log.read_text().splitlines())
     return {int(number): float(seconds) for number, seconds in lines}
-
-
-def _figures(
-    level: Level,
-    rounds: dict[str, list[Wave]],
-    waits: dict[str, list[float]],
-    overheads: dict[str, list[float]],
-) -> dict[str, Any]:
-    rates = {side: [seen.tokens_per_second for seen in rounds[side]] for side in SIDES}
-    ratios = [b / a for a, b in zip(rates["bare"], rates["through"], strict=True)]
-    low, high = median_interval(ratios)
-    added = {
-        name: 1000 * (percentile(overheads["through"], at) - percentile(overheads["bare"], at))
-        for name, at in (("p50", 0.50), ("p95", 0.95))
-    }
-    return {
-        "streams": level.streams,
-        "rounds": level.rounds,
-        "tokens_per_request": level.tokens,
-        "tokens_per_second": {side: round(statistics.median(rates[side]), 1) for side in SIDES},
-        "ratios": [round(ratio, 4) for ratio in ratios],
-        "ratio": {
-            "median": round(statistics.median(ratios), 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
-        },
-        "first_token_ms": {side: milliseconds(waits[side]) for side in SIDES},
-        "outside_engine_ms": {side: milliseconds(overheads[side]) for side in SIDES},
-        "added_first_token_ms": {name: round(value, 2) for name, value in added.items()},
-    }
 
 
 def _verdicts(level: dict[str, Any]) -> list[checks.Check]:
