@@ -274,6 +274,8 @@ def test_a_new_version_mends_a_model_that_does_not_load(served: Service, source:
     assert send(served, "POST", "/v1/models/load", {"model_name": "sick"})[0] == 200
     assert send(served, "POST", "/v1/models/unload", {"model_name": "sick"})[0] == 200
     assert send(served, "DELETE", "/v1/models/sick")[1]["paths"] == ["sick", ".previous-sick"]
+    # It took the place of the other one.
+    assert send(served, "POST", "/v1/models/load", {"model_name": "tiny"})[0] == 200
 
 
 def test_progress_comes_as_events_and_an_update_is_called_off(served: Service, source: Hub) -> None:
