@@ -85,6 +85,21 @@ def test_the_unit_leaves_time_to_finish(tmp_path: Path) -> None:
     assert told["ExitTimeOut"] > 120 and told["KeepAlive"] and told["UserName"] == "daemon"
 
 
+def test_where_somebody_stands_who_installs_it_is_nothing_to_the_service(tmp_path: Path) -> None:
+    code = "import sys; from vllm_obtain.service_files import plan; from pathlib import Path; "
+    code += "print(plan.make(Path(sys.argv[1]), system=True).writes)"
+    folder, elsewhere = tmp_path / "service", tmp_path / "elsewhere"
+    for each in (folder, elsewhere):
+        each.mkdir()
+    command = [sys.executable, "-c", code, str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "()", done.stdout + done.stderr
+    (folder / ".env").write_text("MODELS_DIR=../models\n")
+    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert "models" in done.stdout and "elsewhere" not in done.stdout
+
+
 def test_a_service_of_a_user_asks_for_nothing_that_takes_root(tmp_path: Path) -> None:
     text = systemd.unit(here(tmp_path, system=False))
     assert "User=" not in text and "ProtectSystem" not in text and "CacheDirectory" not in text

@@ -94,7 +94,8 @@ class Service:
                 "or name another with --url."
             ) from error
         if answer.status >= 400:
-            raise Refused(_why(answer))
+            hint = " Here that is --key, or VLLM_OBTAIN_KEY." if answer.status == 401 else ""
+            raise Refused(_why(answer) + hint)
         return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import re
 import shutil
 import sys
@@ -79,7 +80,10 @@ def make(folder: Path, system: bool, user: str = "", name: str = NAME) -> Plan:
     # The variables of whoever installs it are not there when it is started.
     with contextlib.chdir(folder):
         settings = Settings.load({}, Path(".env"))
-    writes = [settings.models_dir, settings.log_dir, settings.keys_file.parent]
+    models, logs, keys = (
+        _place(settings, name, folder) for name in ("models_dir", "log_dir", "keys_file")
+    )
+    writes = [models, logs, keys.parent]
     outside = dict.fromkeys(each for each in writes if not each.is_relative_to(folder))
     made = Plan(
         command=(*_program(), "serve", "--no-fetch"),
@@ -96,6 +100,15 @@ def make(folder: Path, system: bool, user: str = "", name: str = NAME) -> Plan:
         if any(character < " " or character in '"\\' for character in text):
             raise StartError(f"{text!r} has characters that no service file can hold.")
     return made
+
+
+def _place(settings: Settings, name: str, folder: Path) -> Path:
+    """Where something lies for a service that is started in this folder."""
+    place: Path = getattr(settings, name)
+    # The defaults are those of the folder in which somebody asks for the service.
+    found = place if name in settings.model_fields_set else folder / place.name
+    # `../models` is not below the folder, though it is written so.
+    return Path(os.path.normpath(found))
 
 
 def _program() -> tuple[str, ...]:
