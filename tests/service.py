@@ -203,8 +203,9 @@ class Service:
         if self.process is not None:
             self.process.wait(timeout=10)
         # Another test may be given the same port.
-        shutil.rmtree(self.runtime, ignore_errors=True)
-        self.runtime.with_suffix(".lock").unlink(missing_ok=True)
+        for place in (self.runtime, self.runtime.with_name(f"{self.port}b")):
+            shutil.rmtree(place, ignore_errors=True)
+            place.with_suffix(".lock").unlink(missing_ok=True)
 
     def logged(self, name: str) -> list[dict[str, Any]]:
         """The lines of a log file."""

@@ -38,6 +38,7 @@ LAYERS = [
     {"api"},
     {"announce"},
     {"draining"},
+    {"upgrading"},
     {"launch", "gunicorn_conf", "doctor", "service_files", "backup", "measuring"},
     {"cli"},
     {"__main__"},
@@ -51,6 +52,7 @@ ALONE = {
     "engines/mlx_server.py": set(),
     "engines/vllm_server.py": {"vllm", "torch"},
     "chat/trial_process.py": {"llguidance"},
+    "upgrading/shell.py": set(),
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

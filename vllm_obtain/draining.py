@@ -42,6 +42,11 @@ class Drain:
         self._end: float | None = None
         self._over = False
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs any more, or GRACE_PERIOD is over."""
+        return self._over
+
     def install(self) -> None:
         """Answer gunicorn's signals from now on."""
         self._server.handle_term = self.term

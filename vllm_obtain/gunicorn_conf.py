@@ -26,6 +26,7 @@ from vllm_obtain.announce import announce
 from vllm_obtain.api.app import OWNER_VARIABLE
 from vllm_obtain.api.hasten import calm_collector, hasten
 from vllm_obtain.api.hooks import DRAIN_RETRY
+from vllm_obtain.api.moving import LEAVE, RELAY
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.draining import Drain, end_of_grace, marker
 from vllm_obtain.errors import Overloaded, ServiceError, SettingsError, StartError
@@ -33,11 +34,17 @@ from vllm_obtain.launch import require_free
 from vllm_obtain.settings import FROZEN, load_settings
 from vllm_obtain.supervisor import runtime
 from vllm_obtain.supervisor.service import raise_file_limit
+from vllm_obtain.upgrading import incoming
+from vllm_obtain.upgrading.channel import predecessor
+from vllm_obtain.upgrading.outgoing import Outgoing
+from vllm_obtain.upgrading.phase import Phase
 
 # A marker older than this was left by a worker that died before its successor came.
 MARKER_SECONDS = 60.0
 # How long a worker whose master was killed may take to finish, in seconds.
 ORPHAN_SECONDS = 2.0
+# How long a worker that shall leave may still take new connections, and more.
+CLOSING_SECONDS = 1.5
 
 try:
     _settings = load_settings()
@@ -68,8 +75,10 @@ def on_starting(server: Any) -> None:
         os.environ["PORT"] = str(address[1])
         os.environ["HOST"] = str(address[0])
     os.environ[OWNER_VARIABLE] = str(os.getpid())
-    # What a master before this one (USR2) read may have changed.
+    # What a master before this one read may have changed.
     os.environ.pop(FROZEN, None)
+    os.environ.pop(runtime.VERSION, None)
+    before = predecessor()
     try:
         settings = load_settings()
         cores.forbid(settings)
@@ -78,26 +87,36 @@ def on_starting(server: Any) -> None:
         # A worker that comes later shall neither fail for a line that was written meanwhile, nor
         # take the supervisor's settings for other ones.
         os.environ[FROZEN] = settings.models.text
-        if isinstance(address, tuple) and "GUNICORN_FD" not in os.environ:
+        os.environ[runtime.VERSION] = runtime.version(settings)
+        if isinstance(address, tuple) and "LISTEN_FDS" not in os.environ:
             require_free(*address)
         log.configure(settings, "gateway")
         weak.warn(settings, Path(".env"))
         log.close()
         hardware.device(settings.device_type)
-        runtime.begin_service(settings.port)
+        if before is None:
+            runtime.begin_service(settings.port)
+        else:
+            incoming.settle(before, settings)
     except (SettingsError, StartError) as error:
-        sys.exit(str(error))
+        incoming.give_up(before, str(error))
 
 
 def when_ready(server: Any) -> None:
     """Look at what is listened on in the end: systemd may have handed over other sockets."""
     names = [listener.sock.getsockname() for listener in server.LISTENERS]
+    before = predecessor()
     try:
         settings = load_settings()
         require_keys(settings, [str(name[0]) for name in names if _is_tcp(name)])
     except (SettingsError, StartError) as error:
-        sys.exit(str(error))
-    Drain(server, settings).install()
+        incoming.give_up(before, str(error))
+    if before is not None:
+        # Nobody is served here yet: the version before does so until all is loaded.
+        incoming.prepare(before, settings)
+    drain = Drain(server, settings)
+    drain.install()
+    Outgoing(server, settings, drain).install()
 
 
 def ssl_context(config: Any, default: Callable[[], Any]) -> Any:  # noqa: ARG001 - gunicorn's way
@@ -118,7 +137,10 @@ def post_worker_init(worker: Any) -> None:
     worker.max_requests = sys.maxsize
     _count_connections(worker, made)
     threading.Thread(target=_leave_in_time, args=(worker, made), daemon=True).start()
-    marker = _marker(made)
+    before = predecessor()
+    if before is not None:
+        incoming.serve(before, made.settings, worker.ppid)
+    marker = _marker(worker, made)
     if marker.exists():
         marker.unlink(missing_ok=True)
         os.kill(worker.ppid, signal.SIGTTOU)
@@ -131,13 +153,19 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:  # noq
     if worker.nr < worker.recycle_at:
         return
     worker.recycle_at = worker.nr + worker.recycle_every
-    marker = _marker(worker.wsgi.extensions[EXTENSION])
+    marker = _marker(worker, worker.wsgi.extensions[EXTENSION])
     with contextlib.suppress(OSError):
         if time.time() - marker.stat().st_mtime > MARKER_SECONDS:
             marker.unlink()
     with contextlib.suppress(FileExistsError):
         marker.touch(exist_ok=False)
         os.kill(worker.ppid, signal.SIGTTIN)
+
+
+def on_exit(server: Any) -> None:
+    """Stay as a shell of the version that has taken over, if one has."""
+    if (outgoing := getattr(server, "outgoing", None)) is not None:
+        outgoing.become_shell()
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn passes by position
@@ -192,13 +220,23 @@ def _leave_in_time(worker: Any, made: Services) -> None:
     Idle connections end when it leaves, and it does when its master was killed.
     """
     draining, end = marker(made.settings.port, worker.ppid), None
+    phase = Phase(made.settings.port, worker.ppid)
     while worker.alive and os.getppid() == worker.ppid:
         end = end_of_grace(draining) or end
         made.draining = end is not None
+        made.phase = phase.read()
         time.sleep(0.2)
+    made.phase = phase.read() or made.phase
+    if made.phase in (RELAY, LEAVE):
+        # gunicorn's worker looks once a second whether it shall take no more connections.
+        time.sleep(CLOSING_SECONDS)
+        made.closed = True
     orphaned_since: float | None = None
     while True:
-        made.connections.dismiss_idle()
+        # A client may be sending a request at this very moment: where another version serves,
+        # there is time for it. Its connection ends with the answer.
+        if made.phase not in (RELAY, LEAVE):
+            made.connections.dismiss_idle()
         if end is not None and time.monotonic() >= end:
             made.working.end(_broken_off())
         if os.getppid() != worker.ppid:
@@ -217,5 +255,5 @@ def _broken_off() -> ServiceError:
     )
 
 
-def _marker(made: Services) -> Path:
-    return runtime.folder(made.settings.port) / runtime.RECYCLE
+def _marker(worker: Any, made: Services) -> Path:
+    return runtime.folder(made.settings.port) / f"{runtime.RECYCLE}-{worker.ppid}"

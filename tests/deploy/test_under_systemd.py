@@ -131,8 +131,14 @@ def test_it_starts_is_started_again_and_drains(manager: Manager, tmp_path: Path)
     assert eventually(lambda: ask(port, stream=False).whole, timeout=20)
     assert (manager.value("ActiveState"), manager.value("NRestarts")) == ("active", "0")
 
-    # The end of its first process is, and it is started again.
+    # What is installed now takes over at a reload, behind the same first process.
     first = manager.value("MainPID")
+    assert manager.ask("reload", NAME).returncode == 0
+    eventually(lambda: b"shell.py" in Path(f"/proc/{first}/cmdline").read_bytes(), timeout=40)
+    assert ask(port, stream=False).whole
+    assert (manager.value("MainPID"), manager.value("NRestarts")) == (first, "0")
+
+    # The end of its first process is, and it is started again.
     os.kill(int(first), signal.SIGKILL)
     eventually(lambda: manager.value("MainPID") not in ("0", first), timeout=20)
     eventually(lambda: get(port, "/ready")[0] == 200, timeout=30)

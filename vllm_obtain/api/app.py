@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Before the hooks, which may refuse a request: that too is told in the client's language.
     app.before_request(dialect.speak)
     app.before_request(ollama.dialect)
-    hooks.register(app)
+    hooks.register(app, made)
     edge.register(app, settings, made.origins)
     entry.register(app, ROUTES)
     errors.register(app)

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from vllm_obtain import log
+from vllm_obtain.api.moving import Holding
 from vllm_obtain.api.reading import Ending, end_connection, is_left, linger
 from vllm_obtain.api.services import Services, services
 from vllm_obtain.errors import Overloaded
@@ -24,9 +25,9 @@ DRAIN_RETRY = 5
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 
-def register(app: Flask) -> None:
+def register(app: Flask, made: Services) -> None:
     """Wrap the requests of an app."""
-    app.wsgi_app = Ending(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = Ending(Holding(app.wsgi_app, made))  # type: ignore[method-assign]
     app.before_request(_begin)
     app.after_request(_end)
 

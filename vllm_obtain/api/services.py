@@ -41,6 +41,10 @@ class Services:
     working: Working = field(default_factory=Working)
     # Whether the service is ending: what runs is finished, nothing new is begun.
     draining: bool = False
+    # How far its replacement by a new version is (`api/moving.py`), and whether this process has
+    # stopped taking connections for it.
+    phase: str = ""
+    closed: bool = False
     _adapters: dict[str, Adapter] = field(default_factory=dict)
 
     @property

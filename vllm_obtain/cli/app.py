@@ -30,6 +30,7 @@ _OWNER = "What is yours"
 
 app.command(rich_help_panel=_SERVICE)(serving.serve)
 app.command(rich_help_panel=_SERVICE)(serving.stop)
+app.command(rich_help_panel=_SERVICE)(serving.upgrade)
 app.command(rich_help_panel=_SERVICE)(running.status)
 app.command(rich_help_panel=_SERVICE)(reading.logs)
 app.command(rich_help_panel=_SERVICE)(serving.doctor)

@@ -31,7 +31,7 @@ def remove_here(name: str) -> tuple[list[str], int]:
 
 def _by_service(name: str, settings: Settings) -> tuple[list[str], int]:
     # Only the supervisor knows who uses what; its socket is this user's alone.
-    with Line(runtime.folder(settings.port) / runtime.CONTROL) as line:
+    with Line(runtime.home(settings.port) / runtime.CONTROL) as line:
         gone = line.ask(Remove(name), Removed, 120)
     return gone.paths, gone.size
 

@@ -46,6 +46,23 @@ def stop(
     raise typer.Exit(0 if stop_service(settings.port, now, typer.echo, patience) else 1)
 
 
+def upgrade() -> None:
+    """Have the service on PORT replaced by the version that is installed now; nobody is cut off.
+
+    It keeps its address and reads its other settings anew. If the new version does not become
+    ready, the old one goes on.
+    """
+    from vllm_obtain.errors import SettingsError
+    from vllm_obtain.settings import load_settings
+    from vllm_obtain.upgrading import news
+
+    try:
+        port = load_settings().port
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+    raise typer.Exit(0 if news.upgrade(port, typer.echo) else 1)
+
+
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:

@@ -22,6 +22,8 @@ StartLimitIntervalSec=0
 Type=notify
 {as_whom}WorkingDirectory={folder}
 {before}ExecStart={command}
+# `systemctl reload`: the version that is installed now takes over, and nobody is cut off.
+ExecReload=/bin/kill -USR2 $MAINPID
 Restart=always
 RestartSec=5
 TimeoutStartSec=300

@@ -33,7 +33,7 @@ def clear(own: Path) -> list[Path]:
     gone = []
     for lock in sorted(own.parent.glob(f"*{runtime.START_LOCK}")):
         folder = lock.with_suffix("")
-        if folder != own and folder.name.isdigit() and _cleared(lock, folder):
+        if folder != own and _is_place(folder.name) and _cleared(lock, folder):
             gone.append(folder)
     return gone
 
@@ -45,6 +45,10 @@ def give_up(own: Path) -> None:
             lock.unlink()
     with contextlib.suppress(OSError):
         own.parent.rmdir()
+
+
+def _is_place(name: str) -> bool:
+    return any(name.removesuffix(place).isdigit() for place in runtime.PLACES)
 
 
 def _cleared(lock: Path, folder: Path) -> bool:

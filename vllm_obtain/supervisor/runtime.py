@@ -36,6 +36,14 @@ RECYCLE = "recycle"
 # Who serves here, and what tells the workers of a master to send new requests away.
 SERVICE = "service.pid"
 DRAIN = "drain-"
+# What a master that is being replaced tells its workers, and what it tells `vllm-obtain upgrade`.
+PHASE = "phase-"
+NEWS = "upgrade"
+# A service that takes over from another one on its port lives beside it: each has a place.
+PLACE = "VLLM_OBTAIN_PLACE"
+PLACES = ("", "b")
+# What a master runs, for workers and supervisors that are started when its files are others.
+VERSION = "VLLM_OBTAIN_VERSION"
 # What the supervisor runs besides itself: a change in the gateway alone leaves engines alone.
 _SOURCES = (
     "*.py",
@@ -50,9 +58,21 @@ _SOURCES = (
 )
 
 
-def folder(port: int) -> Path:
-    """Name the folder of the instance on a port; it need not exist."""
-    return BASE / f"vllm-obtain-{os.getuid()}" / str(port)
+def folder(port: int, place: str | None = None) -> Path:
+    """Name the folder of the instance on a port; it need not exist.
+
+    Args:
+        port: PORT.
+        place: which of PLACES; this process's own when left out.
+    """
+    own = os.environ.get(PLACE, "") if place is None else place
+    return BASE / f"vllm-obtain-{os.getuid()}" / f"{port}{own}"
+
+
+def home(port: int) -> Path:
+    """Find the folder of the service that runs on a port; the first one when none does."""
+    places = [folder(port, place) for place in PLACES]
+    return next((each for each in places if noted(each) is not None), places[0])
 
 
 def prepare(port: int) -> Path:
@@ -77,29 +97,42 @@ def prepare(port: int) -> Path:
     return path
 
 
-def begin_service(port: int) -> None:
-    """Make this process the service on a port; `vllm-obtain stop` finds it.
+def begin_service(port: int, beside: bool = False, pid: int | None = None) -> None:
+    """Make a process the service on a port; `vllm-obtain stop` finds it.
 
     What a killed service had marked for its workers says nothing to ours.
+
+    Args:
+        port: PORT.
+        beside: whether another service is about to leave this place, and its marks count.
+        pid: of the service, this process when left out.
 
     Raises:
         StartError: as `prepare` does.
     """
     place = prepare(port)
-    _unlink([place / RECYCLE, *place.glob(f"{DRAIN}*")])
+    if not beside:
+        _unlink(_marks(place))
     path = place / SERVICE
     new = path.with_suffix(".new")
+    pid = pid or os.getpid()
     try:
-        new.write_text(f"{os.getpid()} {started(os.getpid())}")
+        new.write_text(f"{pid} {started(pid)}")
     except FileNotFoundError:  # a supervisor that ended has removed the folder just now
         prepare(port)
-        new.write_text(f"{os.getpid()} {started(os.getpid())}")
+        new.write_text(f"{pid} {started(pid)}")
     new.replace(path)
+
+
+def end_service(port: int) -> None:
+    """Be the service no more; who has taken over stays."""
+    if noted(folder(port)) == os.getpid():
+        _unlink([folder(port) / SERVICE])
 
 
 def service(port: int) -> int | None:
     """Find the process that is the service on a port, None when there is none."""
-    return noted(folder(port))
+    return noted(home(port))
 
 
 def noted(path: Path) -> int | None:
@@ -133,8 +166,8 @@ def sweep(path: Path) -> None:
 
 def empty(path: Path) -> None:
     """Remove what a dead service left in its folder, and nothing that is not ours."""
-    names = (CONTROL, RECYCLE, SERVICE, SERVICE.replace(".pid", ".new"))
-    _unlink([*(path / name for name in names), *path.glob(f"{DRAIN}*")])
+    names = (CONTROL, SERVICE, SERVICE.replace(".pid", ".new"))
+    _unlink([*(path / name for name in names), *_marks(path)])
 
 
 def stay(path: Path) -> None:
@@ -167,12 +200,16 @@ def remove(path: Path, control: tuple[int, int] | None) -> None:
     """
     _unlink(path.glob(f"{prefix()}*"))
     if control is not None and control_identity(path) == control:
-        _unlink([path / CONTROL, path / RECYCLE, *path.glob(f"{DRAIN}*")])
+        _unlink([path / CONTROL, *_marks(path)])
         if noted(path) is None:
             _unlink([path / SERVICE])
     for level in (path, path.parent):
         with contextlib.suppress(OSError):
             level.rmdir()
+
+
+def _marks(path: Path) -> list[Path]:
+    return [file for name in (RECYCLE, DRAIN, PHASE, NEWS) for file in path.glob(f"{name}*")]
 
 
 def _unlink(paths: Iterable[Path]) -> None:
@@ -187,7 +224,13 @@ def version(settings: Settings) -> str:
     Args:
         settings: a service that is started again at once may have been given others, while the
             supervisor of the one before has not noticed its end yet.
+
+    Returns:
+        What the gunicorn master above this process has said it is: what it starts later belongs
+        to it, though its files may be those of the next version by then.
     """
+    if said := os.environ.get(VERSION):
+        return said
     digest = hashlib.sha256(settings.model_dump_json(exclude=set(_GATEWAY_ONLY)).encode())
     digest.update(settings.models.text.encode())
     for source in sources():
