@@ -32,7 +32,7 @@ LAYERS = [
     {"log", "cores", "hardware", "protocol", "access"},
     {"catalogue"},
     {"messages"},
-    {"metrics", "vllm_metrics", "engines", "chat", "images"},
+    {"metrics", "vllm_metrics", "engines", "chat", "images", "tracing"},
     {"fetching"},
     {"supervisor"},
     {"api"},
@@ -146,3 +146,12 @@ def test_every_package_is_in_what_is_installed() -> None:
     folders = (ROOT / "vllm_obtain").rglob("__init__.py")
     there = [".".join(path.parent.relative_to(ROOT).parts) for path in folders]
     assert sorted(told) == sorted(there)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_telemetry_is_imported_where_it_is_configured_alone(path: Path) -> None:
+    if path != PACKAGE / "tracing" / "spans.py":
+        assert not any(name.startswith("opentelemetry") for name in imported(path))
+    top = ast.parse(path.read_text()).body
+    named = [node for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "opentelemetry" not in " ".join(ast.unparse(node) for node in named)

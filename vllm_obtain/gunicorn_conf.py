@@ -176,6 +176,7 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn pa
     # A worker whose start failed has no application.
     made = getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)
     if made is not None:
+        made.tracing.close()
         made.reporter.flush()
     if worker.booted:
         sys.stdout.flush()

@@ -73,13 +73,15 @@ class Numbers:
             "model_load_seconds", "From start to first token.", "model engine", _SECONDS
         )
         self._cache = self._counter("response_cache_requests", "Cacheable requests.", "result")
+        self._spans_lost = self._counter("trace_spans_lost", "Spans no collector took.")
         self._vllm = vllm_metrics.VllmNumbers(
             self._outcomes, self._prompt, self._cached, self._generated
         )
         self.registry.register(self._vllm)
 
-    def served(self, requests: Iterable[Served]) -> None:
-        """Count answered HTTP requests."""
+    def served(self, requests: Iterable[Served], spans_lost: int = 0) -> None:
+        """Count answered HTTP requests, and spans of theirs that did not reach their collector."""
+        self._spans_lost.inc(spans_lost)
         for request in requests:
             status = str(request.status)
             self._requests.labels(request.route, request.method, status).inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from flask import Flask
 
@@ -20,8 +21,10 @@ from vllm_obtain.api.routes import ROUTES
 from vllm_obtain.api.services import EXTENSION, Services
 from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.engines.choice import warm
+from vllm_obtain.setting_sources import plain
 from vllm_obtain.settings import Settings, load_settings
 from vllm_obtain.supervisor.client import Supervisor
+from vllm_obtain.tracing.spans import tracing
 
 OWNER_VARIABLE = "VLLM_OBTAIN_OWNER"
 
@@ -74,6 +77,7 @@ def _services(settings: Settings) -> Services:
         keys,
         Hosts(settings),
         Origins(settings),
+        tracing(plain(Path(".env")), reporter.lost),
     )
 
 

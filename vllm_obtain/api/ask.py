@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from vllm_obtain.api.account import Account
 from vllm_obtain.api.cancel import Cancel
 from vllm_obtain.api.endurance import Endurance
 from vllm_obtain.api.services import Services
+from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
 from vllm_obtain.engines.client import EngineLost, Exchange
@@ -36,6 +37,7 @@ class Ask(Generic[T]):
         cancel: fires when nobody wants the answer any more.
         read: reads an answer, and says how many tokens the engine read for it.
         account: on which it goes, None for nobody's.
+        headers: for the engine, beside those of each request.
     """
 
     def __init__(
@@ -45,7 +47,11 @@ class Ask(Generic[T]):
         cancel: Cancel,
         read: Callable[[Adapter, bytes], tuple[T, int]],
         account: Account | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        self._headers = headers
+        # What is known of the answers so far.
+        self.tally = Tally()
         self._made = made
         self._model = model
         self._cancel = cancel
@@ -98,13 +104,17 @@ class Ask(Generic[T]):
     def _attempt(self, tokens: int, question: Callable[[Adapter], tuple[str, object]]) -> T:
         with self._made.supervisor.lease_line() as line, self._cancel.attached(line):
             granted = self._acquire(line, tokens)
+            if self.tally.served is None:
+                self.tally.serve()
             with self._leased(line) as came:
                 self._process, self.context = granted.loaded_at, granted.context
                 adapter = self._made.adapter(granted.engine)
-                exchange = Exchange(granted.socket, self._deadline)
+                self.tally.engine = granted.engine
+                exchange = Exchange(granted.socket, self._deadline, headers=self._headers)
                 with contextlib.closing(exchange), self._cancel.attached(exchange):
                     answer = exchange.whole(*question(adapter))
                 read, came.tokens = self._read(adapter, answer)
+                self.tally.prompt_tokens += came.tokens
                 return read
 
     def _acquire(self, line: Line, tokens: int) -> Granted:

@@ -79,7 +79,8 @@ def vectors(
     rows: list[array[float]] = []
     tokens, cancel = 0, Cancel()
     with made.working.on(request.environ, cancel):
-        ask = Ask(made, model, cancel, _read, entry.account())
+        ask = Ask(made, model, cancel, _read, entry.account(), g.trace.headers)
+        g.asked = ask.tally
         # A lease for a few texts at a time: somebody with thousands is not served before others.
         for some in _pieces(inputs):
             found = _ask_for(ask, some, _bound(model, some), param, patient=bool(rows))

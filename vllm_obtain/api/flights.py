@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from vllm_obtain.api.cancel import Cancel
+from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.errors import ClientGone, InternalError, ServiceError
 from vllm_obtain.log import get_logger
@@ -89,6 +90,8 @@ class Flight:
         self._followed_by: list[News] = []
         self.followers = 0
         self.recalled = False
+        # What its generation comes to, once it has begun.
+        self.tally: Tally | None = None
 
     def follow(self, cancel: Cancel) -> Iterator[list[Event]]:
         """Yield all events, from the first one on, as they come.

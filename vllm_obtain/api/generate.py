@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -87,6 +87,7 @@ class Generation:
         leniency: what becomes of parameters that the engine cannot honour.
         keeper: for an answer that may have been given before.
         account: on which it goes.
+        headers: for the engine, beside those of each request.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class Generation:
         leniency: Leniency | None = None,
         keeper: Keeper | None = None,
         account: Account | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        self._headers = headers
         self._supervisor = supervisor
         self._adapters = adapters
         self._model = model
@@ -165,13 +168,14 @@ class Generation:
 
     def _generate(self, line: Line, granted: Granted) -> Iterator[list[Event]]:
         self.tally.serve()
+        self.tally.engine = granted.engine
         self._tokens_left = granted.tokens
         self._process = granted.loaded_at
         adapter = self._adapters(granted.engine)
         self._check(adapter)
         if granted.apart is not None:
             self._task = replace(self._task, apart=granted.apart)
-        exchange = Exchange(granted.socket, self._deadline, self._pulse)
+        exchange = Exchange(granted.socket, self._deadline, self._pulse, self._headers)
         with contextlib.closing(exchange), self._cancel.attached(exchange):
             stops = self._stops(adapter)
             for events in exchange.events(*self._asked(adapter)):

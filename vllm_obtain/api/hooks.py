@@ -13,8 +13,11 @@ from vllm_obtain import log
 from vllm_obtain.api.moving import Holding
 from vllm_obtain.api.reading import Ending, end_connection, is_left, linger
 from vllm_obtain.api.services import Services, services
+from vllm_obtain.api.tally import Tally
+from vllm_obtain.api.traced import tell
 from vllm_obtain.errors import Overloaded
 from vllm_obtain.messages import Served
+from vllm_obtain.tracing.spans import Tracing
 
 access = log.get_logger("vllm_obtain.access")
 
@@ -39,6 +42,11 @@ def _begin() -> None:
     log.clear()
     log.bind(request_id=g.request_id)
     made = services()
+    head = request.headers
+    tracing = Tracing() if request.path in _QUIET else made.tracing
+    g.trace = tracing.begin(head.get("traceparent", ""), head.get("tracestate", ""))
+    if g.trace.id:
+        log.bind(trace_id=g.trace.id)
     connections = made.connections
     client = request.environ.get("gunicorn.socket")
     if client is not None:
@@ -81,7 +89,7 @@ def _end(response: Response) -> Response:
         if client is not None:
             made.connections.resting(client)
         # A stream may have begun anew since.
-        _record(made, line, time.monotonic() - began, about.get("tally"), model)
+        _record(made, line, time.monotonic() - began, about, model)
         if left and client is not None:
             linger(client)
 
@@ -101,12 +109,21 @@ def _line(response: Response, cache: str) -> dict[str, Any]:
     }
     if "key" in g:
         line["key"] = g.key.id
+    if g.trace.id:
+        line["trace_id"] = g.trace.id
     return line
 
 
+def _led(about: Any) -> Tally | None:
+    """What the generation came to that the request led for others too."""
+    flight = about.get("led")
+    return None if flight is None or flight.recalled else flight.tally
+
+
 def _record(
-    made: Services, line: dict[str, Any], seconds: float, tally: Any, model: str | None
+    made: Services, line: dict[str, Any], seconds: float, about: Any, model: str | None
 ) -> None:
+    tally = about.get("tally") or _led(about)
     made.reporter.add(
         Served(
             line["route"],
@@ -117,6 +134,9 @@ def _record(
             line.get("key", ""),
         )
     )
+    if model:
+        line["model"] = model
+    tell(about.trace, line, tally or about.get("asked"), about.get("problem"))
     if line["route"] in _QUIET and line["status"] < 400:
         return
     if tally is not None:
@@ -128,6 +148,4 @@ def _record(
             "first_token_ms": None if first is None else round(first * 1000, 1),
             "finish": tally.reason,
         }
-    if model:
-        line["model"] = model
     access.info("request", seconds=round(seconds, 4), **line)

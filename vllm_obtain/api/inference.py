@@ -138,13 +138,16 @@ def _beginning(
     cacheable = _is_cacheable(made, task.request)
     key = key_of(asked, model, entry.owner()) if cacheable else b""
     about = g._get_current_object()
+    headers = g.trace.headers
 
     def generation(who: Cancel, keeper: Keeper | None = None) -> Generation:
-        more = (again, made.settings.pulse, lenient, keeper, billed)
+        more = (again, made.settings.pulse, lenient, keeper, billed, headers)
         return Generation(made.supervisor, made.adapter, model, task, asked, who, *more)
 
     def shared(flight: Flight) -> Generation:
-        return generation(flight.cancel, flight)
+        leading = generation(flight.cancel, flight)
+        flight.tally = leading.tally
+        return leading
 
     def begin(held: ExitStack) -> Batches:
         if not cacheable:
@@ -154,6 +157,8 @@ def _beginning(
         billed.spend(made.supervisor)
         flight, known = made.flights.join(key, shared)
         held.callback(made.flights.leave, flight)
+        # Who follows another's has made nothing, and nothing is counted for it.
+        about.led = None if known else flight
         about.cache = lambda: "hit" if known or flight.recalled else "miss"
         return held.enter_context(_closing(flight.follow(cancel)))
 
@@ -171,12 +176,15 @@ def _is_cacheable(made: Services, asked: InferenceRequest) -> bool:
 
 
 def _stream(render: Renderer, batches: Batches, held: ExitStack) -> Response:
+    about = g._get_current_object()
+
     def out() -> Iterator[bytes]:
         try:
             yield from render.stream(batches)
         except ServiceError as error:
             # Not its message, which may be the engine's own words about the request.
             log.warning("stream broken off", error=type(error).__name__, code=error.code)
+            about.problem = error.code
             yield render.failed(error)
         except ClientGone:
             return

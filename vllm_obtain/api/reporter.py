@@ -23,6 +23,7 @@ class Reporter:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._waiting: list[Served] = []
+        self._lost = 0
         self._line: Line | None = None
         self._wake = threading.Event()
 
@@ -35,17 +36,24 @@ class Reporter:
         self._waiting.append(served)
         self._wake.set()
 
+    def lost(self, spans: int) -> None:
+        """Note spans that did not reach their collector."""
+        self._lost += spans
+        self._wake.set()
+
     def flush(self) -> None:
         """Send what waits now. What cannot be sent waits for the next time."""
         batch, self._waiting = self._waiting, []
-        if not batch:
+        lost, self._lost = self._lost, 0
+        if not batch and not lost:
             return
         try:
             if self._line is None:
                 self._line = self._supervisor.line()
-            self._line.send(Report(batch))
+            self._line.send(Report(batch, lost))
         except (OSError, ServiceError):
             self._line = None
+            self._lost += lost
             self._waiting = (batch + self._waiting)[-MAX_WAITING:]
 
     def _run(self) -> None:

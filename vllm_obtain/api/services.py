@@ -21,6 +21,7 @@ from vllm_obtain.engines.base import Adapter
 from vllm_obtain.model_settings import ModelTable
 from vllm_obtain.settings import Settings
 from vllm_obtain.supervisor.client import Supervisor
+from vllm_obtain.tracing.spans import Tracing
 
 EXTENSION = "vllm_obtain"
 
@@ -38,6 +39,7 @@ class Services:
     keys: Keys
     hosts: Hosts
     origins: Origins
+    tracing: Tracing = field(default_factory=Tracing)
     working: Working = field(default_factory=Working)
     # Whether the service is ending: what runs is finished, nothing new is begun.
     draining: bool = False

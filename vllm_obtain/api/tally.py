@@ -29,6 +29,8 @@ class Tally:
         self.reason: str | None = None
         self.cut = False
         self.served: float | None = None
+        # Whose place it has.
+        self.engine = ""
 
     @property
     def started(self) -> bool:

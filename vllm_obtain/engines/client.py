@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import httptools
 import msgspec
@@ -40,9 +40,17 @@ class Exchange:
         path: the engine's socket.
         deadline: monotonic seconds after which the answer is of no use.
         pulse: seconds of silence after which an empty list is yielded, None for never.
+        headers: to be sent beside those that each request has.
     """
 
-    def __init__(self, path: str, deadline: float, pulse: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        deadline: float,
+        pulse: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._headers = "".join(f"{name}: {each}\r\n" for name, each in (headers or {}).items())
         self._path = path
         self._deadline = deadline
         self._pulse = pulse
@@ -130,7 +138,7 @@ class Exchange:
         self._connect()
         head = (
             f"POST {url} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
-            f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+            f"Connection: close\r\n{self._headers}Content-Length: {len(data)}\r\n\r\n"
         )
         self._socket.sendall(head.encode() + data)
 

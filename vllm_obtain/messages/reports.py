@@ -111,9 +111,15 @@ class Served(Struct, frozen=True, array_like=True):
 
 
 class Report(Message, frozen=True):
-    """Requests a worker answered since its last report. No answer."""
+    """Requests a worker answered since its last report. No answer.
+
+    Args:
+        served: the requests.
+        spans_lost: spans of traces that did not reach their collector.
+    """
 
     served: list[Served]
+    spans_lost: int = 0
 
 
 class Usage(Message, frozen=True):

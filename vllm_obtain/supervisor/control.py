@@ -163,7 +163,7 @@ class Connection(asyncio.Protocol):
         self._later(metrics)
 
     def _report(self, message: messages.Report) -> None:
-        self._desk.numbers.served(message.served)
+        self._desk.numbers.served(message.served, message.spans_lost)
         self._desk.accounts.served(message.served)
 
     def _usage(self, _: messages.Usage) -> None:
