@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +28,7 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     for name, switch in (
         ("fine", {}),
         ("slow", {"pace": 0.5}),
+        ("slower", {"pace": 1.0}),
         ("loading", {"slow_start": str(folder / "loading")}),
         ("drawn", {reading: str(folder / "drawn")}),
         ("kept", {reading: str(folder / "kept")}),
@@ -39,6 +42,7 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "INFERENCE_ENGINE": "fake",
         "EXTRA_ENGINES": "fake=tests.fake_engine:FakeAdapter",
         "STREAM_PULSE": PULSE,
+        "TRUSTED_PROXIES": "127.0.0.2",
         "MAX_CONCURRENT_MODELS": "9",
         "REQUEST_TIMEOUT": "30",
     }
@@ -49,12 +53,15 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 class Reader:
     """A streamed chat, line by line, on a connection that closes at its end."""
 
-    def __init__(self, service: Service, model: str, temperature: float) -> None:
+    def __init__(
+        self, service: Service, model: str, temperature: float, origin: str = "127.0.0.1"
+    ) -> None:
         talk = [{"role": "user", "content": "one two"}]
         body = {"model": model, "messages": talk, "stream": True, "temperature": temperature}
         data = json.dumps(body).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nConnection: close\r\n"
-        self._line = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+        address = ("127.0.0.1", service.port)
+        self._line = socket.create_connection(address, timeout=30, source_address=(origin, 0))
         self._line.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         self._lines = self._line.makefile("rb")
 
@@ -102,3 +109,17 @@ def test_a_plain_answer_has_no_comments(waiting: Service) -> None:
     body = {"model": "slow", "messages": [{"role": "user", "content": "one"}]}
     answer = waiting.json("/v1/chat/completions", body)
     assert answer["choices"][0]["message"]["content"] == "one "
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is no address there")
+@pytest.mark.parametrize(("origin", "waits"), [("127.0.0.1", False), ("127.0.0.2", True)])
+def test_a_proxy_gets_a_head_when_there_is_something_behind_it(
+    origin: str, waits: bool, waiting: Service
+) -> None:
+    """As long as nothing was answered, a proxy can ask another instance."""
+    began = time.monotonic()
+    reader = Reader(waiting, "slower", 1, origin)
+    reader.until(wanted=b"\r\n")
+    # STREAM_PULSE later is its first sign of life.
+    assert (time.monotonic() - began >= float(PULSE)) is waits
+    assert b"[DONE]" in reader.rest()

@@ -22,8 +22,7 @@ class Ended:
         stream: whether its answer was streamed.
         status: of the answer; 0 if there was none.
         whole: whether the answer came to its end.
-        begun: whether it was accepted (200). The head of a stream goes out when the engine begins
-            to read its prompt, and nginx asks nobody else from then on.
+        begun: whether anything of its body came.
         stamps: when the pieces of a stream came.
         body: the answer.
     """
@@ -44,10 +43,10 @@ def ask(port: int, stream: bool, **more: Any) -> Ended:
     try:
         line.request("POST", "/v1/completions", json.dumps({**body, **more}), HEADERS)
         answer = line.getresponse()
-        ended.status, ended.begun = answer.status, answer.status == 200
+        ended.status = answer.status
         while piece := answer.read1():
             ended.stamps.append(time.monotonic())
-            ended.body += piece
+            ended.begun, ended.body = True, ended.body + piece
         done = ended.body.rstrip().endswith(b"[DONE]") if stream else bool(ended.body)
         ended.whole = done and ended.status == 200
     except (OSError, http.client.HTTPException):

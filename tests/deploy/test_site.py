@@ -45,7 +45,8 @@ def test_a_client_and_its_request_are_told(site: Site) -> None:
     answer = line.getresponse()
     assert answer.status == 200
     given = answer.headers["x-request-id"]
-    assert any(given in each for each in site.nginx.lines())
+    # nginx writes its line when the answer is out.
+    eventually(lambda: any(given in each for each in site.nginx.lines()), timeout=5)
 
     def logged() -> list[str]:
         lines = [entry for each in site.services for entry in each.logged("api_requests.log")]

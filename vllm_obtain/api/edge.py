@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from vllm_obtain.access.origins import Origins
 from vllm_obtain.access.proxies import Proxies
@@ -56,7 +56,8 @@ class Prefix:
 def _forwarding(proxies: Proxies) -> Callable[[], None]:
     def forwarded() -> None:
         peer = request.remote_addr or ""
-        if not proxies.trusts(peer):
+        g.relayed = proxies.trusts(peer)
+        if not g.relayed:
             return
         request.remote_addr = proxies.client(peer, request.headers.get("X-Forwarded-For", ""))
         scheme = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
