@@ -82,8 +82,11 @@ def test_a_key_for_text_loads_nothing(guarded: Guarded) -> None:
     for route in ADMIN:
         status, _, body = guarded.ask(route.method, path(route), bearer(guarded.user))
         told = json.loads(body)["error"]
-        assert (status, told["code"]) == (403, "missing_scope"), route.path
-        assert "--scope admin" in told["message"] and guarded.user_id in told["message"]
+        # Ollama's errors are a sentence.
+        code, message = ("", told) if isinstance(told, str) else (told["code"], told["message"])
+        expected = "" if route.path.startswith("/api/") else "missing_scope"
+        assert (status, code) == (403, expected), route.path
+        assert "--scope admin" in message and guarded.user_id in message
     answer = guarded.ask("POST", "/v1/models/load", bearer(guarded.admin), {"model_name": "fine"})
     assert answer[0] == 200
     assert guarded.ask("POST", "/v1/chat/completions", bearer(guarded.admin), CHAT)[0] == 200
