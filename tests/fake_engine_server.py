@@ -219,8 +219,8 @@ class Completion:
             usage = {"prompt_tokens": len(words), "completion_tokens": count}
             if self._switches.lacks != "usage":
                 self._send(choices=[], usage=usage)
-        self._chunk(b"data: [DONE]\n\n")
-        self._client.sendall(b"0\r\n\r\n")
+        # In one piece: who has read the mark may be gone before anything else could be sent.
+        self._chunk(b"data: [DONE]\n\n", end=b"0\r\n\r\n")
 
     def _trouble_before(self) -> None:
         switches = self._switches
@@ -270,13 +270,13 @@ class Completion:
     def _send(self, **chunk: Any) -> None:
         self._chunk(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
-    def _chunk(self, data: bytes) -> None:
+    def _chunk(self, data: bytes, end: bytes = b"") -> None:
         head = b""
         if not self._begun:
             self._begun = True
             head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
             head += b"Transfer-Encoding: chunked\r\n\r\n"
-        self._client.sendall(head + b"%x\r\n%s\r\n" % (len(data), data))
+        self._client.sendall(head + b"%x\r\n%s\r\n" % (len(data), data) + end)
 
     def _note(self, line: str) -> None:
         if not self._warm_up:

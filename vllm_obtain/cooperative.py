@@ -70,6 +70,17 @@ def serve_first(connection: socket.socket, first: bool = True) -> None:
         watcher.priority = _FIRST if first else _IN_TURN
 
 
+def wait_for_data(connection: socket.socket) -> None:
+    """Wait until a read finds something, where one that does not costs a failed system call.
+
+    Args:
+        connection: one without a timeout.
+    """
+    watcher = getattr(connection, "_read_event", None)
+    if watcher is not None:
+        connection._wait(watcher)  # type: ignore[attr-defined]
+
+
 def has_ended(connection: Any) -> bool | None:
     """Look, without waiting and without taking anything, whether the other end is gone.
 

@@ -98,8 +98,8 @@ def end_of_grace(path: Path) -> float | None:
         None when the service does not drain.
     """
     try:
-        return float(path.read_text())
-    except (OSError, ValueError):
+        return float(runtime.read(path))
+    except ValueError:
         return None
 
 

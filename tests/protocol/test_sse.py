@@ -28,6 +28,20 @@ def test_an_event_that_is_not_complete_waits() -> None:
     assert splitter.feed(b"data: x\n") == []
     assert splitter.feed(b"") == []
     assert splitter.feed(b"\ndata: y") == [b"x"]
+    assert splitter.feed(b"\nd") == []
+    assert splitter.feed(b"ata: z\n\n") == [b"y\nz"]
+
+
+def test_an_event_on_its_own_is_what_it_is_among_others() -> None:
+    splitter = Splitter()
+    for alone, data in (
+        (b"data: x\n\n", [b"x"]),
+        (b"data: x\r\n\n", [b"x"]),
+        (b"data:x\n\n", [b"x"]),
+        (b"id: x\n\n", []),
+    ):
+        assert splitter.feed(alone) == data, alone
+        assert splitter.feed(alone * 2) == data * 2, alone
 
 
 def test_writing() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import httptools
 import msgspec
 
-from vllm_obtain.cooperative import Alarm, alarm, serve_first
+from vllm_obtain.cooperative import Alarm, alarm, serve_first, wait_for_data
 from vllm_obtain.errors import EngineFailed, RequestTimeout, ServiceError
 from vllm_obtain.protocol.chunks import ENGINE_DEAD, read_chunk, read_error
 from vllm_obtain.protocol.events import Event
@@ -61,6 +61,7 @@ class Exchange:
         self._whole = False
         self._alarm: Alarm | None = None
         self._late = False
+        self._settled = False
 
     def events(self, url: str, body: object) -> Iterator[list[Event]]:
         """Send a request and yield what comes, as it comes; one list per read that held events.
@@ -114,6 +115,7 @@ class Exchange:
         """
         serve_first(self._socket, False)
         self._socket.settimeout(None)
+        self._settled = True
 
     def interrupt(self) -> None:
         """Make a read in another greenlet or thread end at once."""
@@ -198,6 +200,8 @@ class Exchange:
         return rest
 
     def _more(self) -> bytes:
+        if self._settled:
+            wait_for_data(self._socket)
         received = self._socket.recv(READ_BYTES)
         if self._late or not received:
             raise ConnectionResetError("end of stream")

@@ -47,10 +47,23 @@ class Splitter:
             The data of each event that is now complete; comments and other fields are left out.
         """
         text = self._rest + received if self._rest else received
+        if _is_one_line(text):
+            self._rest = b""
+            return [text[6:-2]]
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         *whole, self._rest = text.split(b"\n\n")
         return [data for block in whole if (data := _data(block)) is not None]
+
+
+def _is_one_line(text: bytes) -> bool:
+    """Whether it is one event and no more, as a token in its time comes: it needs no cutting."""
+    return (
+        text[:6] == b"data: "
+        and text[-2:] == b"\n\n"
+        and text.find(b"\n") == len(text) - 2
+        and b"\r" not in text
+    )
 
 
 def _data(block: bytes) -> bytes | None:

@@ -145,6 +145,19 @@ def noted(path: Path) -> int | None:
         return None
 
 
+def read(path: Path) -> str:
+    """Read a mark that others may make and take away; it is empty while there is none.
+
+    To look first costs workers, which do that all the time, a tenth of what it costs to fail.
+    """
+    if not os.access(path, os.F_OK):
+        return ""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 def prefix() -> str:
     """Begin the names of this supervisor's own files, so that it never removes a successor's."""
     return f"e{os.getpid()}-"

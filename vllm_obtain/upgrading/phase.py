@@ -36,7 +36,4 @@ class Phase:
 
     def read(self) -> str:
         """The word, empty when there is none."""
-        try:
-            return self._path.read_text()
-        except OSError:
-            return ""
+        return runtime.read(self._path)
