@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,32 @@ def process_memory(pid: int) -> int | None:
     Returns:
         Bytes, or None where there is no such process.
     """
+    return _tree(pid, _one)
+
+
+def most_memory(pid: int) -> int | None:
+    """Measure quickly what a process and all its children take at most.
+
+    To add up PSS the kernel walks all pages of a process: 19 ms for 1.6 GB, and half a second for
+    the weights of a large model. RSS is never less and costs next to nothing. On macOS it can be
+    less, and the footprint is as quick.
+
+    Args:
+        pid: the process at the top of the tree.
+
+    Returns:
+        Bytes, or None where there is no such process.
+    """
+    return _tree(pid, _one if sys.platform == "darwin" else _rss)
+
+
+def _tree(pid: int, measure: Callable[[psutil.Process], int | None]) -> int | None:
     try:
         top = psutil.Process(pid)
         tree = [top, *_children(top)]
     except (psutil.Error, OSError, ValueError, OverflowError, TypeError):
         return None
-    sizes = [size for size in map(_one, tree) if size is not None]
+    sizes = [size for size in map(measure, tree) if size is not None]
     return sum(sizes) if sizes else None
 
 
@@ -60,8 +81,10 @@ def _one(process: psutil.Process) -> int | None:
         size = _phys_footprint(process.pid)
     else:
         size = parse_smaps_rollup(_host.read(Path(f"/proc/{process.pid}/smaps_rollup")))
-    if size is not None:
-        return size
+    return _rss(process) if size is None else size
+
+
+def _rss(process: psutil.Process) -> int | None:
     try:
         return int(process.memory_info().rss)
     except (psutil.Error, OSError):

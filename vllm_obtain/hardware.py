@@ -16,7 +16,7 @@ from typing import Literal
 import psutil
 
 from vllm_obtain import _host, _nvidia
-from vllm_obtain._footprint import process_memory
+from vllm_obtain._footprint import most_memory, process_memory
 from vllm_obtain.errors import StartError
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "describe",
     "device",
     "driver",
+    "most_memory",
     "process_memory",
     "sample",
     "workers",

@@ -130,10 +130,36 @@ async def test_one_that_is_large_from_the_start_is_left_alone(
         pid = engine.pid
         assert pid is not None
 
-        async def weigh(pids: object) -> dict[int, int | None]:
+        async def weigh(pids: object, exactly: bool) -> dict[int, int | None]:
             return {pid: 150 * MIB}
 
         monkeypatch.setattr(it.pool.pressure, "_weigh", weigh)
         for _ in range(3):
             await it.pool.pressure.look()
         assert engine.pid == pid and not engine.paused
+
+
+@in_loop
+async def test_what_memory_really_takes_is_added_up_where_it_could_be_too_much(
+    models: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(models, "a")
+    async with rig(models, runtime, memory_limit="100M") as it:
+        engine = await it.pool.load("a")
+        assert engine.pid is not None
+        asked: list[bool] = []
+        most = 40 * MIB
+
+        async def weigh(pids: object, exactly: bool) -> dict[int, int | None]:
+            asked.append(exactly)
+            return {engine.pid or 0: 30 * MIB if exactly else most}
+
+        monkeypatch.setattr(it.pool.pressure, "_weigh", weigh)
+        it.pool.pressure._first.clear()
+        for _ in range(3):
+            await it.pool.pressure.look()
+        assert asked == [True, False, False], "a process is added up once, then looked at"
+        most = 150 * MIB
+        await it.pool.pressure.look()
+        assert asked[3:] == [False, True]
+        assert not engine.paused, "what others share does not count"

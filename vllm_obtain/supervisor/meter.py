@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from vllm_obtain.hardware import process_memory, sample
+from vllm_obtain.hardware import most_memory, process_memory, sample
 
 PATIENCE = 1.0
 
@@ -51,14 +51,16 @@ class Meter:
             self._last = self._running.result()
         return self._last
 
-    async def weigh(self, pids: Sequence[int]) -> dict[int, int | None]:
+    async def weigh(self, pids: Sequence[int], exactly: bool) -> dict[int, int | None]:
         """Measure processes now, however long it takes.
 
         Args:
             pids: the engines' processes.
+            exactly: False when it is enough to know what they take at most.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _weigh, tuple(pids))
+        measure = _weigh if exactly else _guess
+        return await loop.run_in_executor(self._thread, measure, tuple(pids))
 
     def close(self) -> None:
         """Measure no more; one that hangs is not waited for."""
@@ -67,6 +69,10 @@ class Meter:
 
 def _weigh(pids: tuple[int, ...]) -> dict[int, int | None]:
     return {pid: process_memory(pid) for pid in pids}
+
+
+def _guess(pids: tuple[int, ...]) -> dict[int, int | None]:
+    return {pid: most_memory(pid) for pid in pids}
 
 
 def _measure(pids: tuple[int, ...]) -> Reading:

@@ -28,14 +28,15 @@ class Pressure:
     Args:
         limit: bytes that all may take.
         engines: lists all engines.
-        weigh: measures processes: bytes by pid, None where that failed.
+        weigh: measures processes, exactly or with what they take at most: bytes by pid, None where
+            that failed.
     """
 
     def __init__(
         self,
         limit: int,
         engines: Callable[[], Sequence[Engine]],
-        weigh: Callable[[Sequence[int]], Awaitable[dict[int, int | None]]],
+        weigh: Callable[[Sequence[int], bool], Awaitable[dict[int, int | None]]],
     ) -> None:
         self._limit = limit
         self._engines = engines
@@ -52,8 +53,7 @@ class Pressure:
     async def look(self) -> None:
         """Weigh all engines once, and act."""
         running = {e.pid: e for e in self._engines() if e.pid and e.state in _LOADED}
-        weights = await self._weigh(list(running)) if running else {}
-        sizes = {pid: size for pid in running if (size := weights.get(pid)) is not None}
+        sizes = await self._sizes(list(running)) if running else {}
         self._first = {pid: min(size, self._first.get(pid, size)) for pid, size in sizes.items()}
         total = sum(sizes.values())
         if total <= self._limit * NEAR:
@@ -73,6 +73,18 @@ class Pressure:
         elif not engine.paused:
             log.warning("no new requests for an engine", model=engine.model.name, reason=reason)
             engine.pause(True)
+
+    async def _sizes(self, pids: list[int]) -> dict[int, int]:
+        """Measure exactly what is new, and everything where it could be too much; see `Meter`."""
+        if all(pid in self._first for pid in pids):
+            most = _known(await self._weigh(pids, False))
+            if sum(most.values()) <= self._limit * NEAR:
+                return most
+        return _known(await self._weigh(pids, True))
+
+
+def _known(sizes: dict[int, int | None]) -> dict[int, int]:
+    return {pid: size for pid, size in sizes.items() if size is not None}
 
 
 _LOADED = (State.READY, State.DRAINING)
