@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 
@@ -29,6 +31,14 @@ from vllm_obtain.tracing.spans import tracing
 OWNER_VARIABLE = "VLLM_OBTAIN_OWNER"
 
 
+class Gateway(Flask):
+    """Flask, for views and hooks that are all plain functions."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function as it is: Flask looks at each of them for every request."""
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """Make the application of one gateway process, and see to it that a supervisor runs.
 
@@ -41,7 +51,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or load_settings()
     cores.forbid(settings)
     log.configure(settings, "gateway")
-    app = Flask("vllm_obtain", static_folder=None)
+    app = Gateway("vllm_obtain", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * 1024 * 1024
     made = app.extensions[EXTENSION] = _services(settings)
     # Before the hooks, which may refuse a request: that too is told in the client's language.

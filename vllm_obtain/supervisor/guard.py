@@ -21,7 +21,7 @@ import threading
 
 _PR_SET_PDEATHSIG = 1
 # An engine takes whatever processors it gets; who answers its clients must not wait for one.
-_NICENESS = 3
+_NICENESS = 5
 
 
 def _prepare(guard: int, pidfile: str) -> None:
@@ -45,6 +45,10 @@ def _give_way() -> None:
     """Have the kernel prefer the gateway, the supervisor and everybody else to the engine."""
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
+    # Its threads wait their turn when they are woken: llama.cpp wakes one for each stream at every
+    # token, and each would interrupt what computes, and who answers (sched(7)).
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     # Niceness counts within a session only where the kernel groups by session (sched(7)).
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123 - as below
         file.write(str(_NICENESS))
