@@ -51,7 +51,7 @@ class Plan:
     step_seconds: float = 12.0
 
 
-FULL = Plan((Level(1, 60, 96, 20, 32), Level(16, 16, 96, 8, 32), Level(64, 14, 32, 6, 16)))
+FULL = Plan((Level(1, 90, 96, 20, 32), Level(16, 24, 96, 10, 32), Level(64, 24, 32, 8, 16)))
 QUICK = Plan(
     (Level(1, 3, 32, 3, 8), Level(16, 1, 16, 1, 8), Level(64, 1, 8, 1, 4)),
     relay_rounds=1,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from vllm_obtain.engines.base import Adapter
@@ -20,7 +18,9 @@ NAMES = {"cache_salt", "cache_prompt", "id_slot"}
 
 
 def told(adapter: Adapter, apart: Apart | None) -> dict[str, object]:
-    body = adapter.body(replace(TASK, apart=apart), 5)
+    body = adapter.body(TASK, 5)
+    if apart is not None:
+        adapter.keep_apart(body, apart)
     return {name: value for name, value in body.items() if name in NAMES}
 
 

@@ -14,13 +14,14 @@ from typing import Protocol
 
 from vllm_obtain.api.account import Account
 from vllm_obtain.api.cancel import Cancel
+from vllm_obtain.api.draft import Drafting
 from vllm_obtain.api.endurance import Endurance
 from vllm_obtain.api.leniency import Leniency
 from vllm_obtain.api.stops import Stops
 from vllm_obtain.api.tally import Tally
 from vllm_obtain.catalogue import Model
 from vllm_obtain.engines.base import Adapter
-from vllm_obtain.engines.client import EngineLost, Exchange
+from vllm_obtain.engines.client import EngineLost
 from vllm_obtain.engines.sight import check_engine
 from vllm_obtain.errors import (
     ClientGone,
@@ -105,7 +106,7 @@ class Generation:
         account: Account | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._headers = headers
+        self._drafting = Drafting(adapters, endurance.deadline, pulse, headers)
         self._supervisor = supervisor
         self._adapters = adapters
         self._model = model
@@ -157,7 +158,11 @@ class Generation:
                 self._endurance.outlast(error, self._process, self._model.name)
 
     def _attempt(self) -> Iterator[list[Event]]:
-        with self._supervisor.lease_line() as line, self._cancel.attached(line):
+        with (
+            contextlib.closing(self._drafting),
+            self._supervisor.lease_line() as line,
+            self._cancel.attached(line),
+        ):
             granted = yield from self._acquire(line)
             if isinstance(granted, Remembered):
                 yield from self._recalled(granted)
@@ -172,13 +177,16 @@ class Generation:
         self._tokens_left = granted.tokens
         self._process = granted.loaded_at
         adapter = self._adapters(granted.engine)
-        self._check(adapter)
+        draft = self._drafting.guessed(granted)
+        if draft is None:
+            self._check(adapter)
+            draft = self._drafting.write(granted, self._task)
         if granted.apart is not None:
-            self._task = replace(self._task, apart=granted.apart)
-        exchange = Exchange(granted.socket, self._deadline, self._pulse, self._headers)
+            adapter.keep_apart(draft.body, granted.apart)
+        exchange = draft.exchange
         with contextlib.closing(exchange), self._cancel.attached(exchange):
             stops = self._stops(adapter)
-            for events in exchange.events(*self._asked(adapter)):
+            for events in exchange.events(draft.url, draft.body):
                 waited = not self.tally.started
                 passed = self._pass(line, stops.read(events) if stops else events)
                 if waited and self.tally.started:
@@ -258,11 +266,15 @@ class Generation:
         keeper = self._keeper
         try:
             line.send(acquire if keeper is None else Recall(keeper.key, acquire))
+            if keeper is None:
+                self._drafting.guess(self._supervisor.granted.get(self._model.name), self._task)
             granted = yield from self._granted(line)
         except OSError as error:
             raise _supervisor_lost() from error
-        if self._account and isinstance(granted, Granted):
-            self._account.told(granted)
+        if isinstance(granted, Granted):
+            self._supervisor.granted[self._model.name] = granted
+            if self._account:
+                self._account.told(granted)
         return granted
 
     def _granted(self, line: Line) -> Generator[list[Event], None, Granted | Remembered]:
@@ -293,9 +305,6 @@ class Generation:
             except UnsupportedParameter as error:
                 self._request = self._leniency.without(self._request, error)
                 self._task = replace(self._task, request=self._request)
-
-    def _asked(self, adapter: Adapter) -> tuple[str, object]:
-        return adapter.path(self._task), adapter.body(self._task, self._request.token_limit)
 
     def _pass(self, line: Line, events: list[Event]) -> list[Event]:
         """Count events, keep to the lease, and leave out what clients need not see."""

@@ -20,6 +20,7 @@ from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.hardware import Machine
 from vllm_obtain.messages import Limits
 from vllm_obtain.model_settings import ModelSettings
+from vllm_obtain.protocol.apart import Apart
 from vllm_obtain.protocol.requests import InferenceFields, demands
 from vllm_obtain.protocol.task import Task
 from vllm_obtain.settings import Settings
@@ -124,6 +125,15 @@ class Adapter(Plain, ABC):
             task: checked by `check`.
             max_tokens: the most tokens to generate, or None for as many as the context holds.
         """
+
+    def keep_apart(self, body: dict[str, Any], apart: Apart) -> None:
+        """Have a prompt share nothing with other callers'.
+
+        Args:
+            body: of `body`, changed in place.
+            apart: what the lease says of that.
+        """
+        body["cache_salt"] = apart.salt
 
     def path(self, task: Task) -> str:  # noqa: ARG002 - engines may have several
         """The route that takes a task's body."""

@@ -17,6 +17,7 @@ from vllm_obtain.engines.llama_cpp_sizing import CACHE_TYPES, size
 from vllm_obtain.engines.vitals import Vitals, from_prometheus
 from vllm_obtain.hardware import Machine
 from vllm_obtain.model_settings import ModelSettings
+from vllm_obtain.protocol.apart import Apart
 from vllm_obtain.protocol.requests import InferenceFields
 from vllm_obtain.protocol.task import MARK, Image, Task
 from vllm_obtain.settings import Settings
@@ -106,11 +107,13 @@ class LlamaCpp(LlamaCppPlain, Adapter):
             body["n_probs" if _own_shape(task) else "logprobs"] = alternatives or 1
         if task.grammar is not None:
             body["grammar"] = task.grammar
-        if task.apart is not None:
-            body["cache_prompt"] = task.apart.slot is not None and not task.apart.foreign
-            if task.apart.slot is not None:
-                body["id_slot"] = task.apart.slot
         return body
+
+    def keep_apart(self, body: dict[str, Any], apart: Apart) -> None:
+        """Pin the slot: it knows no salts."""
+        body["cache_prompt"] = apart.slot is not None and not apart.foreign
+        if apart.slot is not None:
+            body["id_slot"] = apart.slot
 
 
 def _own_shape(task: Task) -> bool:

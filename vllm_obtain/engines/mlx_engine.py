@@ -95,8 +95,6 @@ class Mlx(Adapter):
             body["logprobs"] = alternatives
         if task.request.ignore_eos:
             body["ignore_eos"] = True
-        if task.apart is not None:
-            body["cache_salt"] = task.apart.salt
         if task.grammar is not None:
             body["grammar"] = task.grammar
         return body

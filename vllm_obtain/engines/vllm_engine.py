@@ -165,8 +165,6 @@ class Vllm(VllmPlain, Adapter):
             body.setdefault("max_tokens", _NO_LIMIT)
             if alternatives is not None:
                 body["logprobs"] = alternatives
-        if task.apart is not None:
-            body["cache_salt"] = task.apart.salt
         if task.grammar is not None:
             body["structured_outputs"] = {"grammar": task.grammar}
         return body

@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 
-from vllm_obtain.protocol.apart import Apart
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest
 
 # Stands for an image in a prompt.
@@ -53,7 +52,6 @@ class Task:
         placeholder: what the model's own template writes for an image, None if it does not.
         image_tokens: what an image takes, None if that is not known before it is read.
         trail: marks of who asks and what (see `apart.py`); empty where nobody is kept apart.
-        apart: what the engine is told of that, once a lease says it.
     """
 
     request: InferenceRequest
@@ -64,7 +62,6 @@ class Task:
     placeholder: str | None = None
     image_tokens: int | None = None
     trail: tuple[bytes, ...] = ()
-    apart: Apart | None = None
 
     @property
     def is_chat(self) -> bool:

@@ -147,6 +147,8 @@ class Supervisor:
         self._version = runtime.version(settings)
         self._folder = runtime.folder(settings.port)
         self._spare: list[Line] = []
+        # The last lease of each model by its name: who will most likely serve it next.
+        self.granted: dict[str, messages.Granted] = {}
 
     def line(self) -> Line:
         """Open a connection, starting the supervisor if it is gone.
