@@ -12,7 +12,8 @@ from vllm_obtain.errors import ServiceError
 from vllm_obtain.messages import Granted
 from vllm_obtain.protocol.task import Task
 
-# A request may wait for its lease for minutes: nobody shall hold a long prompt twice meanwhile.
+# Bytes, or tokens. A request may wait for its lease for minutes, and nobody shall hold a long
+# prompt twice meanwhile.
 LONGEST = 16_384
 
 
