@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Iterator
 
@@ -32,7 +33,7 @@ def drafting() -> Iterator[Drafting]:
 
 
 def test_the_engine_that_served_before_serves_again(drafting: Drafting) -> None:
-    drafting.guess(lease(), TASK)
+    drafting.guess(lease(), TASK, 2)
     draft = drafting.guessed(lease())
     assert draft is not None and draft.body == LlamaCpp().body(TASK, 7)
     assert drafting.guessed(lease()) is None, "a draft is taken once"
@@ -43,7 +44,7 @@ def test_the_engine_that_served_before_serves_again(drafting: Drafting) -> None:
     "granted", [lease(socket="/run/e2.sock"), lease("mlx")], ids=["its successor", "another engine"]
 )
 def test_another_process_is_asked_anew(drafting: Drafting, granted: Granted) -> None:
-    drafting.guess(lease(), TASK)
+    drafting.guess(lease(), TASK, 2)
     assert drafting.guessed(granted) is None
     draft = drafting.write(granted, TASK)
     assert draft.fits(granted) and draft.body == ENGINES[granted.engine].body(TASK, 7)
@@ -60,10 +61,23 @@ def test_another_process_is_asked_anew(drafting: Drafting, granted: Granted) -> 
     ids=["long", "with an image", "with what that engine cannot do"],
 )
 def test_nothing_is_written_ahead(drafting: Drafting, task: Task) -> None:
-    drafting.guess(lease(), task)
+    drafting.guess(lease(), task, task.length)
     assert drafting.guessed(lease()) is None
 
 
 def test_nothing_is_known_of_a_model_that_nobody_asked_yet(drafting: Drafting) -> None:
-    drafting.guess(None, TASK)
+    drafting.guess(None, TASK, 2)
     assert drafting.guessed(lease()) is None
+
+
+def test_what_fails_ahead_fails_when_it_counts_only(
+    drafting: Drafting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("vllm_obtain.api.draft.Exchange", full)
+    drafting.guess(lease(), TASK, 2)
+    assert drafting.guessed(lease()) is None
+    with pytest.raises(OSError, match="too many"):
+        drafting.write(lease(), TASK)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.fake_engine import write_model
-from tests.supervisor.helpers import DONE, in_loop, rig, settings_for, until
+from tests.supervisor.helpers import DONE, Rig, in_loop, rig, settings_for, until
 from tests.supervisor.test_watchdog import ask
 from vllm_obtain.errors import InsufficientMemory, SettingsError
 from vllm_obtain.hardware import describe
@@ -18,6 +19,18 @@ from vllm_obtain.supervisor.states import State
 MIB = 2**20
 # Two of the fake engine do not fit, one does.
 FOR_ONE = "30M"
+
+
+def weighing(it: Rig, monkeypatch: pytest.MonkeyPatch, size: Callable[[bool], int]) -> list[bool]:
+    """Have every engine weigh what is said; returns how it is asked for, exactly or at most."""
+    asked: list[bool] = []
+
+    async def weigh(pids: Sequence[int], exactly: bool) -> dict[int, int | None]:
+        asked.append(exactly)
+        return dict.fromkeys(pids, size(exactly))
+
+    monkeypatch.setattr(it.pool.pressure, "_weigh", weigh)
+    return asked
 
 
 def test_a_limit_is_a_share_or_bytes(models: Path) -> None:
@@ -128,12 +141,7 @@ async def test_one_that_is_large_from_the_start_is_left_alone(
     async with rig(models, runtime, memory_limit="100M") as it:
         engine = await it.pool.load("a")
         pid = engine.pid
-        assert pid is not None
-
-        async def weigh(pids: object, exactly: bool) -> dict[int, int | None]:
-            return {pid: 150 * MIB}
-
-        monkeypatch.setattr(it.pool.pressure, "_weigh", weigh)
+        weighing(it, monkeypatch, lambda _: 150 * MIB)
         for _ in range(3):
             await it.pool.pressure.look()
         assert engine.pid == pid and not engine.paused
@@ -146,15 +154,8 @@ async def test_what_memory_really_takes_is_added_up_where_it_could_be_too_much(
     write_model(models, "a")
     async with rig(models, runtime, memory_limit="100M") as it:
         engine = await it.pool.load("a")
-        assert engine.pid is not None
-        asked: list[bool] = []
         most = 40 * MIB
-
-        async def weigh(pids: object, exactly: bool) -> dict[int, int | None]:
-            asked.append(exactly)
-            return {engine.pid or 0: 30 * MIB if exactly else most}
-
-        monkeypatch.setattr(it.pool.pressure, "_weigh", weigh)
+        asked = weighing(it, monkeypatch, lambda exactly: 30 * MIB if exactly else most)
         it.pool.pressure._first.clear()
         for _ in range(3):
             await it.pool.pressure.look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from vllm_obtain.errors import ServiceError
 from vllm_obtain.messages import Granted
 from vllm_obtain.protocol.task import Task
 
-# Bytes, or tokens. A request may wait for its lease for minutes, and nobody shall hold a long
-# prompt twice meanwhile.
+# Tokens at most, as a lease asks for them. A request may wait for its lease for minutes, and nobody
+# shall hold a long prompt twice meanwhile.
 LONGEST = 16_384
 
 
@@ -63,27 +64,28 @@ class Drafting:
         self._headers = headers
         self._guess: Draft | None = None
 
-    def guess(self, last: Granted | None, task: Task) -> None:
+    def guess(self, last: Granted | None, task: Task, length: int) -> None:
         """Write for the engine that served the model last, which most likely does so again.
+
+        Nothing that goes wrong here counts: it is found again when that engine is the one.
 
         Args:
             last: the lease before; None if there was none.
             task: what to do.
+            length: of its prompt, in tokens at most.
         """
-        if last is None or task.images or task.length > LONGEST:
+        if last is None or task.images or length > LONGEST:
             return
-        try:
+        with contextlib.suppress(ServiceError, OSError):
             self._adapters(last.engine).check(task)
-        except ServiceError:
-            return  # it counts only if that engine is the one
-        self._guess = self.write(last, task)
+            self._guess = self.write(last, task)
 
     def guessed(self, granted: Granted) -> Draft | None:
         """Take the draft that was written if it is for the right engine process."""
-        guess = self._guess
-        if guess is None or not guess.fits(granted):
+        if self._guess is None or not self._guess.fits(granted):
+            self.close()
             return None
-        self._guess = None
+        guess, self._guess = self._guess, None
         return guess
 
     def write(self, granted: Granted, task: Task) -> Draft:
@@ -94,8 +96,8 @@ class Drafting:
             task: what to do, checked by its adapter.
         """
         adapter = self._adapters(granted.engine)
-        exchange = Exchange(granted.socket, self._deadline, self._pulse, self._headers)
         body = adapter.body(task, task.request.token_limit)
+        exchange = Exchange(granted.socket, self._deadline, self._pulse, self._headers)
         return Draft(granted.engine, granted.socket, exchange, adapter.path(task), body)
 
     def close(self) -> None:

@@ -267,7 +267,8 @@ class Generation:
         try:
             line.send(acquire if keeper is None else Recall(keeper.key, acquire))
             if keeper is None:
-                self._drafting.guess(self._supervisor.granted.get(self._model.name), self._task)
+                last = self._supervisor.granted.get(self._model.name)
+                self._drafting.guess(last, self._task, self._reserved)
             granted = yield from self._granted(line)
         except OSError as error:
             raise _supervisor_lost() from error

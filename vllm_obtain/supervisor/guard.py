@@ -48,7 +48,8 @@ def _give_way() -> None:
     # Its threads wait their turn when they are woken: llama.cpp wakes one for each stream at every
     # token, and each would interrupt what computes, and who answers (sched(7)).
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody chose on purpose
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     # Niceness counts within a session only where the kernel groups by session (sched(7)).
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123 - as below
         file.write(str(_NICENESS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import hmac
 import secrets
 import time
@@ -22,8 +21,6 @@ from vllm_obtain.supervisor.pool import Pool
 
 # Ends of requests that their engine has survived.
 _GOOD = frozenset({"stop", "length", "tool_calls"})
-# How many callers' salts are kept.
-_CALLERS = 1024
 
 
 class Lease:
@@ -98,7 +95,6 @@ class Leases:
         self._numbers = numbers
         # Nobody who sees a salt can tell whose it is, or that it is the same key's tomorrow.
         self._secret = secrets.token_bytes(32)
-        self._salt_of = functools.lru_cache(_CALLERS)(self._salted)
 
     @property
     def in_flight(self) -> int:
@@ -179,10 +175,9 @@ class Leases:
         return Lease(engine, admission, ticket, over, self._salt(request))
 
     def _salt(self, request: Acquire) -> str:
-        return self._salt_of(request.trail[0]) if request.trail else ""
-
-    def _salted(self, caller: bytes) -> str:
-        return hmac.new(self._secret, caller, hashlib.sha256).hexdigest()
+        if not request.trail:
+            return ""
+        return hmac.digest(self._secret, request.trail[0], "sha256").hex()
 
     def _ticket(self, request: Acquire) -> Ticket:
         asks = request.fingerprint
