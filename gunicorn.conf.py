@@ -1,3 +1,3 @@
-"""Found by gunicorn in its working directory; the configuration itself is in the package."""
+"""gunicorn loads this file from its working directory. The configuration is in the package."""
 
-from vllm_obtain.gunicorn_conf import *  # noqa: F403 - gunicorn reads module attributes
+from vllm_obtain.server.gunicorn_conf import *  # noqa: F403 - gunicorn reads module attributes

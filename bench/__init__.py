@@ -1,1 +1,1 @@
-"""`make bench`: what the gateway costs, and how much it can relay. `README.md` explains it."""
+"""`make bench`: overhead and relay capacity of the gateway. `README.md` describes the methods."""

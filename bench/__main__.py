@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [--results DIR]`; exit status 1 when a target is missed."""
+"""`python -m bench [--quick] [--results DIR]`; exit status 1 if a target is missed."""
 
 from __future__ import annotations
 
@@ -7,66 +7,70 @@ import contextlib
 import resource
 import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import limit, open_streams, relay, report, tax, translate
+from bench import limit, open_streams, overhead, relay, report, translate
 from bench.checks import Check
 from bench.plan import FULL, QUICK, Plan
+from bench.progress import Progress, Step
 from bench.service import ROOT, NotStarted
-from bench.stub import stubbed
-from vllm_obtain.catalogue.embedded import EMBEDDED
+from bench.stub import stub_service
+from vllm_obtain.download.bundled_model import EMBEDDED
 
-_BROKEN = 2
-_BEGAN = time.monotonic()
+_FAILED = 2
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print the table, write the files."""
     arguments = _arguments()
     plan = QUICK if arguments.quick else FULL
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _terminate)
     _raise_file_limit()
     try:
         figures, checks = _measure(plan, arguments.models)
     except (NotStarted, RuntimeError, TimeoutError) as error:
-        print(f"The benchmark broke off: {error or type(error).__name__}", file=sys.stderr)
-        return _BROKEN
+        print(f"The benchmark failed: {error or type(error).__name__}", file=sys.stderr)
+        return _FAILED
     except KeyboardInterrupt:
-        print("Interrupted; everything that was started is ended.", file=sys.stderr)
-        return _BROKEN
+        print("Interrupted. All processes are stopped.", file=sys.stderr)
+        return _FAILED
     report.show(checks)
     name = "gateway-quick" if arguments.quick else "gateway"
     target = arguments.results / f"{name}.json"
     report.write(target, asdict(plan), figures, checks)
     report.markdown(target.with_suffix(".md"), checks)
     _draw(target.with_suffix(".png"), figures)
-    print(f"Written: {target}")
+    print(f"Results: {target}")
     return int(any(check.ok is False for check in checks))
 
 
 def _measure(plan: Plan, models: Path) -> tuple[dict[str, Any], list[Check]]:
     figures: dict[str, Any] = {}
     checks: list[Check] = []
-    _say("the tax: the embedded model, bare and through the gateway in turns")
-    figures["tax"], verdicts = tax.measure(plan, models)
-    checks += verdicts
-    _say("checking and translating requests")
-    figures["translation"], verdicts = translate.measure(models)
-    checks += verdicts
-    with stubbed({}) as service:
-        _say("relay capacity: a stub engine directly, through nginx, and through the gateway")
-        figures["relay"], verdicts = relay.measure(plan, service)
+    steps = [
+        *overhead.steps(plan),
+        Step("validation and translation", 5),
+        *relay.steps(plan),
+        *open_streams.steps(plan),
+        Step("connection limit", 5),
+    ]
+    with Progress(steps) as progress:
+        figures["overhead"], verdicts = overhead.measure(plan, models, progress)
         checks += verdicts
-    with stubbed({}) as service:
-        _say(f"{plan.open_streams:,} open streams on one worker")
-        figures["open_streams"], verdicts = open_streams.measure(plan, service)
+        progress.next_step()
+        figures["translation"], verdicts = translate.measure(models)
         checks += verdicts
-    with stubbed({"WORKER_CONNECTIONS": str(limit.LIMIT)}) as service:
-        _say("the connection limit")
-        figures["limit"], verdicts = limit.measure(service)
+        with stub_service({}) as service:
+            figures["relay"], verdicts = relay.measure(plan, service, progress)
+        checks += verdicts
+        with stub_service({}) as service:
+            figures["open_streams"], verdicts = open_streams.measure(plan, service, progress)
+        checks += verdicts
+        progress.next_step()
+        with stub_service({"WORKER_CONNECTIONS": str(limit.LIMIT)}) as service:
+            figures["limit"], verdicts = limit.measure(service)
         checks += verdicts
     return figures, checks
 
@@ -77,36 +81,34 @@ def _draw(path: Path, figures: dict[str, Any]) -> None:
 
         draw(path, figures, report.machine())
     except ImportError:
-        print("No plot: matplotlib is not installed (pip install '.[bench]').")
+        print("No plot: matplotlib is not installed. Run pip install '.[bench]'.")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="little of everything, for a test")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--quick", action="store_true", help="run a short version, for a test")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "bench" / "results", help="folder for the results"
+    )
     parser.add_argument("--models", type=Path, default=ROOT / "models", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.models = arguments.models.absolute()
     if not EMBEDDED.path(arguments.models).is_file():
-        parser.error("the embedded model is not there; `make model` fetches it")
+        parser.error("the embedded model is missing; run `make model` to download it")
     return arguments
 
 
 def _raise_file_limit() -> None:
-    """Allow a client of a thousand streams its descriptors."""
+    """Allow as many open files as a client of a thousand streams needs."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    soft = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _terminated(*_: object) -> NoReturn:
-    # Unwinds as Ctrl-C does, so that everything started is ended.
+def _terminate(*_: object) -> NoReturn:
+    # Unwind as on Ctrl-C, so that all processes are stopped.
     raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(f"[{time.monotonic() - _BEGAN:4.0f} s] {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The engines of the benchmark, as the service sees them (EXTRA_ENGINES=name=bench.adapters:…)."""
+"""Engine adapters of the benchmark (EXTRA_ENGINES=name=bench.adapters:…)."""
 
 from __future__ import annotations
 
@@ -6,47 +6,61 @@ import os
 import sys
 from pathlib import Path
 
-from bench import stub_server, tap
-from vllm_obtain.catalogue import Model
-from vllm_obtain.engines.base import Launch
-from vllm_obtain.engines.llama_cpp import LlamaCpp
-from vllm_obtain.hardware import Machine
-from vllm_obtain.messages import Limits
-from vllm_obtain.settings import Settings
+from bench import stub_server, timing_proxy
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.control.messages import EngineLimits
+from vllm_obtain.engines.adapter import LaunchSpec, Sizing
+from vllm_obtain.engines.llama_cpp.adapter import LlamaCpp
+from vllm_obtain.hardware.machine import Machine
+from vllm_obtain.models import Model
 
-TAP_LOG_VARIABLE = "BENCH_TAP_LOG"
+TIMING_LOG_VARIABLE = "BENCH_TIMING_LOG"
 _PYTHON = [sys.executable, "-S", "-E"]
-# Never the limit of what is measured.
-_LIMITS = Limits(slots=8192, pool_tokens=2**40, context=2**30)
+# High enough never to limit a measurement.
+_LIMITS = EngineLimits(slots=8192, pool_tokens=2**40, context=2**30)
 
 
 class StubAdapter(LlamaCpp):
-    """The stub engine; asked as llama.cpp is, so that the gateway does the same work for it."""
+    """The stub engine. It has llama.cpp's protocol, so the gateway does the same work for it."""
 
     name = "stub"
 
-    def missing(self) -> str | None:
-        """Be always there."""
+    def why_unavailable(self) -> str | None:
+        """Return None: the stub is always available."""
         return None
 
-    def refuses(self, model: Model) -> str | None:  # noqa: ARG002 - the base class's signature
-        """Accept any model: its weights are never read."""
+    def why_not_loadable(self, model: Model) -> str | None:  # noqa: ARG002 - the base class's signature
+        """Return None: the stub does not read weights."""
         return None
 
-    def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:  # noqa: ARG002 - as above
+    def plan(
+        self,
+        model: Model,  # noqa: ARG002 - as above
+        settings: Settings,  # noqa: ARG002 - as above
+        machine: Machine,  # noqa: ARG002 - as above
+    ) -> Sizing:
+        """Return limits that are never reached."""
+        return Sizing(_LIMITS)
+
+    def launch(
+        self,
+        model: Model,  # noqa: ARG002 - as above
+        sizing: Sizing,  # noqa: ARG002 - as above
+        socket: Path,
+    ) -> LaunchSpec:
         """Start `stub_server`."""
-        return Launch([*_PYTHON, stub_server.__file__, str(socket)], _LIMITS)
+        return LaunchSpec([*_PYTHON, stub_server.__file__, str(socket)])
 
 
-class TappedLlamaCpp(LlamaCpp):
-    """llama.cpp with a tap in front of its socket."""
+class TimedLlamaCpp(LlamaCpp):
+    """llama.cpp behind the timing proxy."""
 
-    name = "tapped"
+    name = "timed"
 
-    def launch(self, model: Model, settings: Settings, machine: Machine, socket: Path) -> Launch:
-        """Start `tap`, which starts the engine."""
+    def launch(self, model: Model, sizing: Sizing, socket: Path) -> LaunchSpec:
+        """Start `timing_proxy`, which starts the engine."""
         inner = socket.with_name(f"{socket.stem}-inner.sock")  # llama.cpp wants that ending
-        made = super().launch(model, settings, machine, inner)
-        log = os.environ[TAP_LOG_VARIABLE]
-        command = [*_PYTHON, tap.__file__, str(socket), str(inner), log, *made.command]
-        return Launch(command, made.limits, made.env)
+        engine = super().launch(model, sizing, inner)
+        log = os.environ[TIMING_LOG_VARIABLE]
+        command = [*_PYTHON, timing_proxy.__file__, str(socket), str(inner), log, *engine.command]
+        return LaunchSpec(command, engine.env)

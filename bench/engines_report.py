@@ -1,4 +1,4 @@
-"""The engines side by side: table, JSON, Markdown and plot."""
+"""Results of the engine comparison as table, JSON, Markdown and plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from bench import report
 from bench.checks import Check
 
-# Tokens/s and milliseconds to the first token; written before the first run, see README.md.
+# Tokens per second and TTFT in milliseconds, written before the first run; see README.md.
 EXPECTED = {
     ("llama_cpp", 1): (95, 150),
     ("llama_cpp", 4): (125, 400),
@@ -28,46 +28,46 @@ _COLOURS = {"llama_cpp": "#3b6ea5", "mlx": "#e08a2e", "vllm": "#5a9a5a"}
 
 
 def checks(rows: list[dict[str, Any]]) -> list[Check]:
-    """A line per level and engine; nothing has to be reached."""
+    """Build a row per level and engine. There are no targets."""
     return [
         Check(
             f"{row['streams']} stream{'s' * (row['streams'] > 1)}, {row['engine']}",
-            _told(*EXPECTED[row["engine"], row["streams"]]),
+            _result(*EXPECTED[row["engine"], row["streams"]]),
             "",
-            _told(row["tokens_per_second"], row["first_token_ms"]["p50"])
-            + f" (p95 {row['first_token_ms']['p95']:,.0f})",
+            _result(row["tokens_per_second"], row["ttft_ms"]["p50"])
+            + f" (p95 {row['ttft_ms']['p95']:,.0f})",
         )
         for row in rows
     ]
 
 
 def write(path: Path, plan: Any, figures: dict[str, Any]) -> None:
-    """Print the table, and write all of it.
+    """Print the table and write the files.
 
     Args:
-        path: without its ending.
-        plan: what was done.
-        figures: what was seen.
+        path: of the files, without suffix.
+        plan: amount of work.
+        figures: the results.
     """
     lines = checks(figures["rows"])
-    print("tokens/s over a round, prompts included; time to the first token, median (p95)")
+    print("Tokens per second over a round, including prefill; TTFT, median (p95)")
     report.show(lines)
     report.write(path.with_suffix(".json"), plan, figures, lines)
     report.markdown(path.with_suffix(".md"), lines)
     with path.with_suffix(".md").open("a") as file:
-        file.write(f"\nEngines: {_named(figures['engines'])}.\n")
+        file.write(f"\nEngines: {_versions(figures['engines'])}.\n")
     try:
         _draw(path.with_suffix(".png"), figures)
     except ImportError:
-        print("No plot: matplotlib is not installed (pip install '.[bench]').")
-    print(f"Written: {path}.json")
+        print("No plot: matplotlib is not installed. Run pip install '.[bench]'.")
+    print(f"Results: {path}.json")
 
 
-def _told(rate: float, wait: float) -> str:
-    return f"{rate:,.0f} tokens/s, {wait:,.0f} ms"
+def _result(rate: float, ttft: float) -> str:
+    return f"{rate:,.0f} tok/s, TTFT {ttft:,.0f} ms"
 
 
-def _named(engines: dict[str, str]) -> str:
+def _versions(engines: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in engines.items())
 
 
@@ -77,22 +77,22 @@ def _draw(path: Path, figures: dict[str, Any]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, (rates, waits) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (rates, latencies) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     figure.suptitle(f"Three engines, SmolLM2 135M, on {report.machine()}", fontsize=10)
     for name, colour in _COLOURS.items():
         rows = [row for row in figures["rows"] if row["engine"] == name]
         streams = [row["streams"] for row in rows]
         style = {"marker": "o", "color": colour, "label": name}
         rates.plot(streams, [row["tokens_per_second"] for row in rows], **style)
-        waits.plot(streams, [row["first_token_ms"]["p50"] for row in rows], **style)
-    rates.set_title("tokens per second, prompts included", fontsize=10)
-    waits.set_title("median time to first token, ms", fontsize=10)
-    waits.set_yscale("log")
-    for axis in (rates, waits):
+        latencies.plot(streams, [row["ttft_ms"]["p50"] for row in rows], **style)
+    rates.set_title("tokens per second, including prefill", fontsize=10)
+    latencies.set_title("median TTFT, ms", fontsize=10)
+    latencies.set_yscale("log")
+    for axis in (rates, latencies):
         axis.set_xscale("log", base=2)
         ticks = sorted({row["streams"] for row in figures["rows"]})
         axis.set_xticks(ticks, [str(number) for number in ticks])
-        axis.set_xlabel("requests at once")
+        axis.set_xlabel("concurrent requests")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)

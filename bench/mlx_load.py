@@ -1,7 +1,6 @@
-"""The load client of the MLX benchmark: text completions, streamed, each on its own connection.
+"""The load client of the MLX benchmark: streaming completions, one connection each.
 
-Notes when text arrives: the first one, and the longest pause between two. Reads both servers'
-ways of writing JSON.
+Records when text arrives, for TTFT and the longest pause. Reads the JSON style of both servers.
 """
 
 from __future__ import annotations
@@ -23,116 +22,116 @@ _TAIL_BYTES = 4096
 
 
 class Failed(RuntimeError):
-    """A request was not answered to its end; the message has what came instead."""
+    """A response is incomplete; the message contains its end."""
 
 
 @dataclass
-class Answer:
-    """What came of one request; times are of the monotonic clock.
+class Response:
+    """Result of one request; times are of the monotonic clock.
 
     Args:
-        began: just before connecting.
-        texts: when text arrived.
-        tokens: completion tokens by the answer's own usage.
-        ended: when the connection was over.
+        start: time just before connecting.
+        texts: times when text arrived.
+        tokens: completion tokens, from the usage of the response.
+        end: time when the connection was closed.
     """
 
-    began: float
+    start: float
     texts: list[float] = field(default_factory=list)
     tokens: int = 0
-    ended: float = 0.0
+    end: float = 0.0
 
     @property
-    def wait(self) -> float:
-        """Seconds to the first text."""
-        return (self.texts[0] if self.texts else self.ended) - self.began
+    def ttft(self) -> float:
+        """Time to first token in seconds."""
+        return (self.texts[0] if self.texts else self.end) - self.start
 
-    def longest_gap(self, since: float, until: float) -> float:
-        """The longest time between two texts, of those that touch an interval."""
+    def longest_pause(self, since: float, until: float) -> float:
+        """Return the longest time between two texts within an interval."""
         pairs = zip(self.texts, self.texts[1:], strict=False)
         return max((b - a for a, b in pairs if b >= since and a <= until), default=0.0)
 
 
 @dataclass(frozen=True)
 class Wave:
-    """Requests that were sent at once."""
+    """Results of concurrent requests."""
 
-    answers: list[Answer]
+    responses: list[Response]
 
     @property
     def tokens_per_second(self) -> float:
-        """Throughput over the whole wave, prompts included."""
-        began = min(answer.began for answer in self.answers)
-        ended = max(answer.ended for answer in self.answers)
-        return sum(answer.tokens for answer in self.answers) / (ended - began)
+        """Throughput of all requests, including prefill."""
+        start = min(each.start for each in self.responses)
+        end = max(each.end for each in self.responses)
+        return sum(each.tokens for each in self.responses) / (end - start)
 
 
-def body(text: str, tokens: int, **rules: Any) -> dict[str, Any]:
-    """Write a request, greedy unless the rules say otherwise."""
+def body(text: str, tokens: int, **parameters: Any) -> dict[str, Any]:
+    """Build a request with greedy sampling unless parameters override it."""
     return {
         "prompt": text,
         "max_tokens": tokens,
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **rules,
+        **parameters,
     }
 
 
-async def ask(
-    address: Address, request: dict[str, Any], speaks: asyncio.Event | None = None
-) -> Answer:
-    """Send one request and read its answer.
+async def send(
+    address: Address, request: dict[str, Any], first_text: asyncio.Event | None = None
+) -> Response:
+    """Send one request and read its response.
 
     Args:
-        address: whom to ask.
+        address: address of the server.
         request: the body.
-        speaks: set when the first text arrives.
+        first_text: set when the first text arrives.
 
     Raises:
-        Failed: the answer is an error, or breaks off.
+        Failed: the response is an error or incomplete.
     """
-    answer, tail = Answer(time.monotonic()), b""
+    response, tail = Response(time.monotonic()), b""
     reader, writer = await _connect(address)
     try:
         writer.write(_encode(request))
         while data := await reader.read(1 << 18):
             if _TEXT.search(data):
-                answer.texts.append(time.monotonic())
-                if speaks is not None:
-                    speaks.set()
+                response.texts.append(time.monotonic())
+                if first_text is not None:
+                    first_text.set()
             tail = (tail + data)[-_TAIL_BYTES:]
-        answer.ended = time.monotonic()
+        response.end = time.monotonic()
     finally:
         writer.close()
     found = _COMPLETION.findall(tail)
     if b"[DONE]" not in tail or not found:
         raise Failed(tail[-500:].decode(errors="replace"))
-    answer.tokens = int(found[-1])
-    return answer
+    response.tokens = int(found[-1])
+    return response
 
 
 async def wave(address: Address, requests: Sequence[dict[str, Any]]) -> Wave:
-    """Send requests at once and wait for all of them."""
-    return Wave(list(await asyncio.gather(*(ask(address, request) for request in requests))))
+    """Send concurrent requests and wait for all responses."""
+    return Wave(list(await asyncio.gather(*(send(address, request) for request in requests))))
 
 
-async def intrude(
-    address: Address, running: Sequence[dict[str, Any]], long: dict[str, Any]
+async def send_long_prompt(
+    address: Address, streams: Sequence[dict[str, Any]], long: dict[str, Any]
 ) -> tuple[float, float]:
-    """Have a long prompt arrive among streams that run.
+    """Send a long prompt while streams run.
 
     Returns:
-        The longest pause of any running stream while it was read, and what it waited itself.
+        The longest pause of any stream during the prefill of the long prompt, and its TTFT.
     """
-    speaking = [asyncio.Event() for _ in running]
-    pairs = zip(running, speaking, strict=True)
-    streams = [asyncio.create_task(ask(address, body, event)) for body, event in pairs]
-    await asyncio.gather(*(event.wait() for event in speaking))
-    late = await ask(address, long)
-    answers = await asyncio.gather(*streams)
-    until = late.began + late.wait
-    return max(answer.longest_gap(late.began, until) for answer in answers), late.wait
+    first_texts = [asyncio.Event() for _ in streams]
+    pairs = zip(streams, first_texts, strict=True)
+    tasks = [asyncio.create_task(send(address, body, event)) for body, event in pairs]
+    await asyncio.gather(*(event.wait() for event in first_texts))
+    response = await send(address, long)
+    responses = await asyncio.gather(*tasks)
+    until = response.start + response.ttft
+    return max(each.longest_pause(response.start, until) for each in responses), response.ttft
 
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -144,7 +143,7 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
 def _encode(request: dict[str, Any]) -> bytes:
     data = json.dumps(request).encode()
     head = (
-        f"POST {_ROUTE} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        f"POST {_ROUTE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data

@@ -1,7 +1,7 @@
-"""mlx-lm's own loops, without any server: `python -m bench.mlx_loops FOLDER`.
+"""mlx-lm's own generation loops without a server: `python -m bench.mlx_loops FOLDER`.
 
-Reads a line of JSON, `{"texts": […], "tokens": …}`, and answers with `{"seconds": …, "tokens": …}`,
-until its input ends. One text goes through `stream_generate`, several through `BatchGenerator`.
+Reads lines of JSON, `{"texts": […], "tokens": …}`, and writes `{"seconds": …, "tokens": …}` for
+each. One text uses `stream_generate`, several texts use `BatchGenerator`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any
 
 
 def main() -> None:
-    """Load the model and serve the lines."""
+    """Load the model and process the lines."""
     from mlx_lm import load
 
     model, tokenizer = load(sys.argv[1])
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        prompts = [list(tokenizer.encode(text)) for text in asked["texts"]]
-        began = time.monotonic()
-        loop = _alone if len(prompts) == 1 else _together
-        count = loop(model, tokenizer, prompts, asked["tokens"])
-        seconds = time.monotonic() - began
+        request = json.loads(line)
+        prompts = [list(tokenizer.encode(text)) for text in request["texts"]]
+        start = time.monotonic()
+        generate = _single if len(prompts) == 1 else _batch
+        count = generate(model, tokenizer, prompts, request["tokens"])
+        seconds = time.monotonic() - start
         print(json.dumps({"seconds": seconds, "tokens": count}), flush=True)
 
 
-def _alone(model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int) -> int:
+def _single(model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int) -> int:
     from mlx_lm import stream_generate
 
     return sum(1 for _ in stream_generate(model, tokenizer, prompts[0], max_tokens=tokens))
 
 
-def _together(model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int) -> int:
+def _batch(model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int) -> int:
     from mlx_lm.generate import BatchGenerator
 
     ends = [[token] for token in tokenizer.eos_token_ids]
@@ -45,12 +45,11 @@ def _together(model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int)
         prefill_batch_size=len(prompts),
     )
     generator.insert(prompts, [tokens] * len(prompts))
-    count = open_rows = 0
-    open_rows = len(prompts)
-    while open_rows:
+    count, running = 0, len(prompts)
+    while running:
         _, responses = generator.next()
         count += len(responses)
-        open_rows -= sum(response.finish_reason is not None for response in responses)
+        running -= sum(response.finish_reason is not None for response in responses)
     generator.close()
     return count
 

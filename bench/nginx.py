@@ -1,4 +1,4 @@
-"""nginx in front of the stub engine's socket: what a relay that reads nothing can do."""
+"""nginx in front of the stub engine's socket: a relay that forwards bytes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import psutil
 from bench.client import Address
 from bench.service import free_port, get
 
-# One worker, and a line in a log for each request, as the gateway has.
+# One worker and an access log, like the gateway.
 _CONF = """
 daemon off;
 {user}
 worker_processes 1;
-pid {place}/nginx.pid;
-error_log {place}/error.log;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
 http {{
-    access_log {place}/access.log;
-    client_body_temp_path {place}/body;
-    proxy_temp_path {place}/proxy;
-    fastcgi_temp_path {place}/fastcgi;
-    uwsgi_temp_path {place}/uwsgi;
-    scgi_temp_path {place}/scgi;
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
     keepalive_requests 1000000;
     upstream engine {{
         server unix:{engine};
@@ -59,33 +59,33 @@ class Nginx:
     worker: psutil.Process
 
 
-def installed() -> str | None:
-    """Find nginx; Debian puts it where only root looks."""
+def find_nginx() -> str | None:
+    """Find the nginx binary; Debian installs it outside of users' PATH."""
     return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
 @contextlib.contextmanager
-def proxying(engine: Address) -> Iterator[Nginx | None]:
-    """Run nginx in front of an engine's socket; nothing when it is not installed."""
-    program = installed()
+def start_nginx(engine: Address) -> Iterator[Nginx | None]:
+    """Run nginx in front of an engine's socket; yields None if it is not installed."""
+    program = find_nginx()
     if program is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         port = free_port()
-        # Its worker must reach a socket that only this user may open.
+        # The worker must have access to the socket, which only this user can open.
         user = "user root;" if os.getuid() == 0 else ""
-        conf = Path(place) / "nginx.conf"
-        conf.write_text(_CONF.format(place=place, port=port, engine=engine.path, user=user))
+        conf = Path(folder) / "nginx.conf"
+        conf.write_text(_CONF.format(folder=folder, port=port, engine=engine.path, user=user))
         process = subprocess.Popen(
-            [program, "-p", place, "-c", str(conf)],
+            [program, "-p", folder, "-c", str(conf)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            yield _started(process, port)
+            yield _wait(process, port)
         finally:
             process.terminate()
             try:
@@ -95,10 +95,10 @@ def proxying(engine: Address) -> Iterator[Nginx | None]:
                 process.wait()
 
 
-def _started(process: subprocess.Popen[bytes], port: int) -> Nginx | None:
-    end = time.monotonic() + 5
+def _wait(process: subprocess.Popen[bytes], port: int) -> Nginx | None:
+    deadline = time.monotonic() + 5
     while get(port, "/health") != 200:
-        if process.poll() is not None or time.monotonic() > end:
+        if process.poll() is not None or time.monotonic() > deadline:
             return None
         time.sleep(0.05)
     return Nginx(Address(port=port), psutil.Process(process.pid).children()[0])

@@ -1,4 +1,4 @@
-"""How much is measured: all of it, or little of everything."""
+"""Amount of work of a run: full or quick."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Level:
-    """One number of streams of the tax.
+    """One number of concurrent streams of the overhead measurement.
 
     Args:
-        streams: how many requests a round has on each side.
-        rounds: how often the throughput of both sides is measured, one right after the other.
-        tokens: how many each request generates.
-        waits: how often the time to first token is.
-        waits_tokens: how many each request generates then.
+        streams: requests per round and side.
+        rounds: rounds of the throughput measurement; both sides run in each round.
+        tokens: completion tokens per request of these rounds.
+        ttft_rounds: rounds of the TTFT measurement.
+        ttft_tokens: completion tokens per request of these rounds.
     """
 
     streams: int
     rounds: int
     tokens: int
-    waits: int
-    waits_tokens: int
+    ttft_rounds: int
+    ttft_tokens: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run does. Times are in seconds.
+    """Amount of work of a run. Times are in seconds.
 
     Args:
-        levels: of the tax.
+        levels: of the overhead measurement.
         stagger: between the arrivals of a round's requests.
-        relay_rounds: of every relay measurement.
-        relay_seconds: that each of them takes.
-        bursts: rounds of requests that arrive all at once.
-        open_streams: held at once on one worker.
-        open_per_second: how fast they are opened.
-        open_seconds: how long each one lives.
-        step_seconds: how long they live when all advance at the same moments.
+        relay_rounds: rounds of every relay measurement.
+        relay_seconds: duration of each of them.
+        bursts: rounds of simultaneous requests.
+        open_streams: concurrent streams on one worker.
+        open_per_second: new streams per second.
+        open_seconds: duration of each stream.
+        step_seconds: duration of each stream if all advance at the same moments.
     """
 
     levels: tuple[Level, ...]

@@ -1,9 +1,9 @@
-"""Asks for /health on a clock, each time on a new connection, in a process of its own.
+"""Requests /health at a fixed interval, each time on a new connection, in a separate process.
 
     python -m bench.probe PORT INTERVAL
 
-Runs until its standard input ends, then prints a JSON list of [when, seconds, status]; `when` is
-of the monotonic clock. A late answer holds back no later question.
+Runs until the end of its standard input, then prints a JSON list of [start, seconds, status] with
+times of the monotonic clock. A late response does not delay the next request.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_REQUEST = b"GET /health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
-_PATIENCE = 10.0
+_REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_TIMEOUT = 10.0
 
 
 @dataclass
 class Probes:
-    """What was seen, once the block is over."""
+    """Results of the requests, available after the block."""
 
     samples: list[tuple[float, float, int]] = field(default_factory=list)
 
-    def between(self, began: float, ended: float) -> list[float]:
-        """Seconds of the probes that were sent within a time."""
-        return [seconds for when, seconds, _ in self.samples if began <= when < ended]
+    def between(self, start: float, end: float) -> list[float]:
+        """Return the latencies of the requests that were sent in an interval."""
+        return [seconds for sent, seconds, _ in self.samples if start <= sent < end]
 
     @property
     def failures(self) -> int:
-        """Probes that were not answered with 200."""
+        """Number of requests without a 200."""
         return sum(status != 200 for _, _, status in self.samples)
 
 
 @contextlib.contextmanager
-def probing(port: int, interval: float) -> Iterator[Probes]:
-    """Probe a service during a block."""
+def health_probe(port: int, interval: float) -> Iterator[Probes]:
+    """Request /health of a service during a block."""
     command = [sys.executable, "-m", "bench.probe", str(port), str(interval)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -47,38 +47,38 @@ def probing(port: int, interval: float) -> Iterator[Probes]:
     probes = Probes()
     try:
         yield probes
-        output, _ = process.communicate(timeout=_PATIENCE + 5)
-        probes.samples = [(when, seconds, status) for when, seconds, status in json.loads(output)]
+        output, _ = process.communicate(timeout=_TIMEOUT + 5)
+        probes.samples = [(sent, seconds, status) for sent, seconds, status in json.loads(output)]
     finally:
         process.kill()
         process.wait()
 
 
-async def _one(port: int) -> tuple[float, float, int]:
-    began = time.monotonic()
+async def _request(port: int) -> tuple[float, float, int]:
+    start = time.monotonic()
     status = 0
     with contextlib.suppress(OSError, TimeoutError, ValueError):
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(_REQUEST)
             status = int((await reader.read(-1))[9:12])
             writer.close()
-    return began, time.monotonic() - began, status
+    return start, time.monotonic() - start, status
 
 
 async def main() -> None:
-    """Probe until the standard input ends."""
+    """Send requests until the end of the standard input."""
     port, interval = int(sys.argv[1]), float(sys.argv[2])
-    over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, over.set)
-    asked: list[asyncio.Task[tuple[float, float, int]]] = []
-    due = time.monotonic()
-    while not over.is_set():
-        asked.append(asyncio.create_task(_one(port)))
-        due += interval
+    closed = asyncio.Event()
+    asyncio.get_running_loop().add_reader(0, closed.set)
+    tasks: list[asyncio.Task[tuple[float, float, int]]] = []
+    next_start = time.monotonic()
+    while not closed.is_set():
+        tasks.append(asyncio.create_task(_request(port)))
+        next_start += interval
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(over.wait(), max(0.0, due - time.monotonic()))
-    print(json.dumps(await asyncio.gather(*asked)))
+            await asyncio.wait_for(closed.wait(), max(0.0, next_start - time.monotonic()))
+    print(json.dumps(await asyncio.gather(*tasks)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model of random weights with a real tokenizer: the speed of a real one, from nothing."""
+"""Creates a model with random weights and a real tokenizer, as fast as a trained one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-# A Qwen2 of 1.4 billion parameters with the vocabulary of the embedded model.
+# A Qwen2 model with 1.4B parameters and the vocabulary of the embedded model.
 SHAPE = {
     "hidden_size": 1536,
     "num_hidden_layers": 28,
@@ -25,8 +25,8 @@ def make(folder: Path, tokenizer: Path) -> float:
     """Write a Hugging Face folder.
 
     Args:
-        folder: where; made if needed.
-        tokenizer: a folder whose tokenizer and chat template it gets.
+        folder: target folder.
+        tokenizer: folder with the tokenizer and chat template to copy.
 
     Returns:
         Billions of parameters.
@@ -37,7 +37,7 @@ def make(folder: Path, tokenizer: Path) -> float:
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).to(torch.bfloat16)
-    _mute(model, tokenizer)
+    _remove_partial_characters(model, tokenizer)
     model.save_pretrained(folder)
     for file in tokenizer.iterdir():
         if "token" in file.name or "template" in file.name:
@@ -45,21 +45,23 @@ def make(folder: Path, tokenizer: Path) -> float:
     return sum(parameter.numel() for parameter in model.parameters()) / 1e9
 
 
-def _mute(model: Any, tokenizer: Path) -> None:
-    """Leave it only tokens that are text by themselves.
+def _remove_partial_characters(model: Any, tokenizer: Path) -> None:
+    """Restrict the model to tokens that are complete characters.
 
-    A stream with a part of a character has nothing to send, and what is a pause between two texts
-    would not be one between two tokens.
+    A token with a part of a character produces no text, so a pause between two texts would not be a
+    pause between two tokens.
     """
     import torch
     from transformers import AutoTokenizer
 
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    texts = [words.decode([token]) for token in range(SHAPE["vocab_size"])]
-    speaks = [text.isascii() and text.isprintable() and bool(text.strip()) for text in texts]
-    silent = [
-        token for token, can in enumerate(speaks) if not can or token in words.all_special_ids
+    vocabulary = AutoTokenizer.from_pretrained(tokenizer)
+    texts = [vocabulary.decode([token]) for token in range(SHAPE["vocab_size"])]
+    printable = [text.isascii() and text.isprintable() and bool(text.strip()) for text in texts]
+    removed = [
+        token
+        for token, is_printable in enumerate(printable)
+        if not is_printable or token in vocabulary.all_special_ids
     ]
     with torch.no_grad():
-        # What its embedding is tied to: the token's score is 0 then, and others' are above.
-        model.get_input_embeddings().weight[silent] = 0
+        # The output layer is tied to the embedding: these logits become 0, others are above.
+        model.get_input_embeddings().weight[removed] = 0

@@ -1,8 +1,8 @@
-"""Relay capacity: a stub engine that costs next to nothing, asked three ways.
+"""Relay capacity: requests to a fast stub engine directly, through nginx and through the gateway.
 
-Directly over its socket, through nginx, and through the gateway. Plain answers are asked for
-over kept connections. The gateway asks its engine for a stream in either case, checks the
-request, takes a lease, reads every event and counts tokens; nginx passes bytes on.
+Non-streaming requests use keep-alive connections. The gateway always requests a stream from the
+engine, validates the request, acquires a lease, decodes every event and counts tokens. nginx
+forwards bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 
 import psutil
 
-from bench.checks import Check, told
+from bench.checks import Check, figure
 from bench.client import Address, Outcome, post, stream, wave
-from bench.nginx import proxying
-from bench.pinger import ping
+from bench.closed_loop import closed_loop
+from bench.nginx import start_nginx
 from bench.plan import Plan
+from bench.progress import Progress, Step
 from bench.service import Service
 from bench.stats import milliseconds
 from bench.stub import client_body, engine_request
@@ -31,24 +32,24 @@ PLAIN_TOKENS = 16
 FLOOD_STREAMS = 16
 FLOOD_CHUNKS = 1000
 BURST = 64
-# Of a core: a process that uses more has no more to give.
-FULL = 0.9
+# A process that uses a larger share of a core limits the measurement.
+SATURATED = 0.9
 
 
 @dataclass
-class Way:
-    """One way to the stub engine.
+class Target:
+    """One way to reach the stub engine.
 
     Args:
         name: direct, nginx or gateway.
-        address: where to connect.
-        streamed: the request for a stream of so many chunks.
-        processes: whose CPU time is told.
+        address: address to connect to.
+        stream_request: builds the request for a stream of a number of chunks.
+        processes: processes whose CPU usage is reported.
     """
 
     name: str
     address: Address
-    streamed: Callable[[int], bytes]
+    stream_request: Callable[[int], bytes]
     processes: dict[str, psutil.Process]
     plain: list[float] = field(default_factory=list)
     chunks: list[float] = field(default_factory=list)
@@ -57,88 +58,105 @@ class Way:
     burst: list[float] = field(default_factory=list)
 
 
-def measure(plan: Plan, service: Service) -> tuple[dict[str, Any], list[Check]]:
-    """Measure plain requests, floods of chunks, and bursts of requests.
+def steps(plan: Plan) -> list[Step]:
+    """List the steps of `measure`."""
+    return [
+        Step("relay capacity", plan.relay_rounds * 6 * plan.relay_seconds, plan.relay_rounds),
+        Step("bursts of requests", plan.bursts * 0.5, plan.bursts),
+    ]
+
+
+def measure(plan: Plan, service: Service, progress: Progress) -> tuple[dict[str, Any], list[Check]]:
+    """Measure non-streaming requests, streamed chunks and bursts of requests.
 
     Args:
-        plan: how much.
-        service: one in front of the stub engine.
+        plan: amount of work.
+        service: a service in front of the stub engine.
+        progress: shows the steps of `steps`.
     """
-    with proxying(service.engine) as proxy:
-        ways = [_direct(service), _gateway(service)]
+    with start_nginx(service.engine) as proxy:
+        targets = [_direct(service), _gateway(service)]
         if proxy is not None:
-            ways.insert(1, Way("nginx", proxy.address, engine_request, {"relay": proxy.worker}))
+            targets.insert(
+                1, Target("nginx", proxy.address, engine_request, {"relay": proxy.worker})
+            )
+        progress.next_step()
         for number in range(plan.relay_rounds):
-            for way in ways if number % 2 else reversed(ways):
-                _round(way, service, plan.relay_seconds)
-        for way in (way for _ in range(plan.bursts) for way in ways):
-            way.burst += [outcome.wait for outcome in asyncio.run(_burst(way)).outcomes]
-    figures: dict[str, Any] = {way.name: _figures(way) for way in ways}
+            progress.next_round()
+            for target in targets if number % 2 else reversed(targets):
+                _round(target, service, plan.relay_seconds)
+        progress.next_step()
+        for _ in range(plan.bursts):
+            progress.next_round()
+            for target in targets:
+                target.burst += [outcome.ttft for outcome in asyncio.run(_burst(target)).outcomes]
+    figures: dict[str, Any] = {target.name: _figures(target) for target in targets}
     if proxy is None:
-        figures["note"] = "nginx is not installed (or did not start), so it was left out."
-    return figures, list(_told(figures))
+        figures["note"] = "nginx was skipped: it is not installed or did not start."
+    return figures, list(_checks(figures))
 
 
-def _direct(service: Service) -> Way:
-    return Way("direct", service.engine, engine_request, {})
+def _direct(service: Service) -> Target:
+    return Target("direct", service.engine, engine_request, {})
 
 
-def _gateway(service: Service) -> Way:
+def _gateway(service: Service) -> Target:
     processes = {"relay": service.worker, "supervisor": service.supervisor}
-    return Way("gateway", service.gateway, lambda tokens: post(client_body(tokens)), processes)
+    return Target("gateway", service.gateway, lambda tokens: post(client_body(tokens)), processes)
 
 
-def _round(way: Way, service: Service, seconds: float) -> None:
-    processes = {**way.processes, "engine": service.engine_process, "client": psutil.Process()}
-    request = post(client_body(PLAIN_TOKENS, streamed=False), close=False)
-    with _busy(processes, way.busy, "plain"):
-        pings = asyncio.run(ping(way.address, request, PLAIN_CONNECTIONS, seconds))
-    if pings.failures:
-        raise RuntimeError(f"{way.name}: {pings.failures[0]}")
-    way.plain.append(pings.per_second)
-    way.plain_ms = milliseconds(pings.waits)
-    with _busy(processes, way.busy, "stream"):
-        way.chunks.append(asyncio.run(_flood(way, seconds)))
+def _round(target: Target, service: Service, seconds: float) -> None:
+    processes = {**target.processes, "engine": service.engine_process, "client": psutil.Process()}
+    request = post(client_body(PLAIN_TOKENS, stream=False), close=False)
+    with _cpu_usage(processes, target.busy, "plain"):
+        result = asyncio.run(closed_loop(target.address, request, PLAIN_CONNECTIONS, seconds))
+    if result.failures:
+        raise RuntimeError(f"{target.name}: {result.failures[0]}")
+    target.plain.append(result.per_second)
+    target.plain_ms = milliseconds(result.latencies)
+    with _cpu_usage(processes, target.busy, "stream"):
+        target.chunks.append(asyncio.run(_flood(target, seconds)))
 
 
-async def _flood(way: Way, seconds: float) -> float:
-    """Keep streams open that are as fast as they can be; returns chunks a second."""
-    request = way.streamed(FLOOD_CHUNKS)
-    seen: list[Outcome] = []
-    began = time.monotonic()
+async def _flood(target: Target, seconds: float) -> float:
+    """Read streams at full speed; returns chunks per second."""
+    request = target.stream_request(FLOOD_CHUNKS)
+    outcomes: list[Outcome] = []
+    start = time.monotonic()
 
     async def one() -> None:
-        while time.monotonic() < began + seconds:
-            seen.append(await stream(way.address, request))
+        while time.monotonic() < start + seconds:
+            outcomes.append(await stream(target.address, request))
 
     async with asyncio.timeout(seconds + 60):
         await asyncio.gather(*(one() for _ in range(FLOOD_STREAMS)))
-    wrong = [outcome for outcome in seen if not outcome.ok or outcome.tokens != FLOOD_CHUNKS]
-    if wrong:
-        raise RuntimeError(f"{way.name}: {wrong[0]}")
-    return sum(outcome.tokens for outcome in seen) / (time.monotonic() - began)
+    failed = [outcome for outcome in outcomes if not outcome.ok or outcome.tokens != FLOOD_CHUNKS]
+    if failed:
+        raise RuntimeError(f"{target.name}: {failed[0]}")
+    return sum(outcome.tokens for outcome in outcomes) / (time.monotonic() - start)
 
 
-async def _burst(way: Way) -> Any:
-    """Ask for many streams at the same moment."""
+async def _burst(target: Target) -> Any:
+    """Request many streams at the same moment."""
     async with asyncio.timeout(30):
-        seen = await wave(way.address, [way.streamed(4)] * BURST)
-    if seen.failures:
-        raise RuntimeError(f"{way.name}: {seen.failures[0]}")
-    return seen
+        result = await wave(target.address, [target.stream_request(4)] * BURST)
+    if result.failures:
+        raise RuntimeError(f"{target.name}: {result.failures[0]}")
+    return result
 
 
 @contextmanager
-def _busy(
+def _cpu_usage(
     processes: dict[str, psutil.Process], into: dict[str, dict[str, float]], name: str
 ) -> Iterator[None]:
-    """Note what share of a core each process used."""
-    before = {who: _cpu(process) for who, process in processes.items()}
-    began = time.monotonic()
+    """Record the share of a core that each process used."""
+    before = {role: _cpu(process) for role, process in processes.items()}
+    start = time.monotonic()
     yield
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     into[name] = {
-        who: round((_cpu(process) - before[who]) / seconds, 2) for who, process in processes.items()
+        role: round((_cpu(process) - before[role]) / seconds, 2)
+        for role, process in processes.items()
     }
 
 
@@ -147,35 +165,35 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _figures(way: Way) -> dict[str, Any]:
+def _figures(target: Target) -> dict[str, Any]:
     return {
-        "plain_per_second": round(statistics.median(way.plain), 1),
-        "plain_ms": way.plain_ms,
-        "chunks_per_second": round(statistics.median(way.chunks)),
+        "plain_per_second": round(statistics.median(target.plain), 1),
+        "plain_ms": target.plain_ms,
+        "chunks_per_second": round(statistics.median(target.chunks)),
         "samples": {
-            "plain_per_second": [round(rate, 1) for rate in way.plain],
-            "chunks_per_second": [round(rate) for rate in way.chunks],
+            "plain_per_second": [round(rate, 1) for rate in target.plain],
+            "chunks_per_second": [round(rate) for rate in target.chunks],
         },
-        "busy_cores": way.busy,
-        "burst_first_token_ms": milliseconds(way.burst),
+        "busy_cores": target.busy,
+        "burst_ttft_ms": milliseconds(target.burst),
     }
 
 
-def _told(figures: dict[str, Any]) -> Iterator[Check]:
-    ways = [name for name in ("direct", "nginx", "gateway") if name in figures]
-    for what, rate, kind in (
-        ("plain requests/s", "plain_per_second", "plain"),
+def _checks(figures: dict[str, Any]) -> Iterator[Check]:
+    targets = [name for name in ("direct", "nginx", "gateway") if name in figures]
+    for metric, rate, kind in (
+        ("requests/s without streaming", "plain_per_second", "plain"),
         ("streamed chunks/s", "chunks_per_second", "stream"),
     ):
-        for name in ways:
-            bound = _bound(figures[name]["busy_cores"][kind])
-            yield told(f"relay, {what}: {name}", f"{figures[name][rate]:,.0f}{bound}")
-    bursts = {name: figures[name]["burst_first_token_ms"]["p50"] for name in ways}
+        for name in targets:
+            limit = _limit(figures[name]["busy_cores"][kind])
+            yield figure(f"relay, {metric}: {name}", f"{figures[name][rate]:,.0f}{limit}")
+    bursts = {name: figures[name]["burst_ttft_ms"]["p50"] for name in targets}
     added = bursts["gateway"] - bursts["direct"]
-    yield told(f"burst of {BURST} at once: added p50 to first token", f"{added:.1f} ms")
+    yield figure(f"burst of {BURST} requests: added TTFT p50", f"{added:.1f} ms")
 
 
-def _bound(busy: dict[str, float]) -> str:
-    """Say so when it was not the relay that was at its limit."""
-    full = [who for who, share in busy.items() if share > FULL and who != "relay"]
-    return f" (limit of the {' and the '.join(full)})" if full else ""
+def _limit(busy: dict[str, float]) -> str:
+    """Name the processes other than the relay that limited the measurement."""
+    limits = [role for role, share in busy.items() if share > SATURATED and role != "relay"]
+    return f" (limited by the {' and the '.join(limits)})" if limits else ""

@@ -1,4 +1,4 @@
-"""The results on the terminal and in a file."""
+"""Writes results to the terminal and to files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.checks import Check
-from vllm_obtain.hardware import describe
+from vllm_obtain.hardware.machine import describe
 
 _PACKAGES = ("vllm-obtain", "xllamacpp", "gunicorn", "gevent", "flask", "msgspec", "httptools")
 _PACKAGES += ("mlx", "mlx-lm")
-_WORDS = {True: "PASS", False: "FAIL", None: ""}
+_VERDICTS = {True: "PASS", False: "FAIL", None: ""}
 _STYLES = {True: "green", False: "bold red", None: ""}
 
 
 def machine() -> str:
-    """Name this machine by what matters here."""
+    """Describe the hardware of this machine."""
     found = describe()
     arch = {"x86_64": "x86-64"}.get(found.arch, found.arch) + _vector_units()
     gpus = ", ".join(gpu.name for gpu in found.gpus) or "no GPU"
@@ -32,7 +32,7 @@ def machine() -> str:
 
 
 def software() -> dict[str, str]:
-    """Name the versions that were measured."""
+    """Return the versions of the software."""
     python = ".".join(map(str, sys.version_info[:3]))
     found = {name: _version(name) for name in _PACKAGES}
     return {"python": python} | {name: number for name, number in found.items() if number}
@@ -41,23 +41,23 @@ def software() -> dict[str, str]:
 def show(checks: Sequence[Check]) -> None:
     """Print the table."""
     table = Table(title=f"vllm-obtain on {machine()}")
-    for title in ("measured", "expected", "target", "seen", ""):
+    for title in ("metric", "expected", "target", "result", ""):
         table.add_column(title, overflow="fold")
     for check in checks:
         table.add_row(
-            check.what,
+            check.metric,
             check.expected,
             check.target,
-            check.seen,
-            Text(_WORDS[check.ok], _STYLES[check.ok]),
+            check.result,
+            Text(_VERDICTS[check.ok], _STYLES[check.ok]),
         )
-    # Wide enough for one line each, also where there is no terminal to ask.
+    # Wide enough for one line per row if there is no terminal.
     console = Console() if sys.stdout.isatty() else Console(width=130)
     console.print(table)
 
 
 def write(path: Path, plan: Any, figures: dict[str, Any], checks: Sequence[Check]) -> None:
-    """Write everything as JSON, making the folder."""
+    """Write everything as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "machine": machine(),
@@ -70,9 +70,9 @@ def write(path: Path, plan: Any, figures: dict[str, Any], checks: Sequence[Check
 
 
 def markdown(path: Path, checks: Sequence[Check]) -> None:
-    """Write the table for README.md to link to."""
-    rows = [("measured", "expected", "target", "seen", "verdict"), ("---",) * 5]
-    rows += [(c.what, c.expected, c.target, c.seen, _WORDS[c.ok]) for c in checks]
+    """Write the table as Markdown."""
+    rows = [("metric", "expected", "target", "result", "verdict"), ("---",) * 5]
+    rows += [(c.metric, c.expected, c.target, c.result, _VERDICTS[c.ok]) for c in checks]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     versions = ", ".join(f"{name} {number}" for name, number in software().items())
     path.write_text(f"Measured on {machine()}; {versions}.\n\n" + "\n".join(lines) + "\n")

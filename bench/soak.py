@@ -1,11 +1,11 @@
-"""Many streams at once for minutes: is every answer right, does /health answer, does memory stay?
+"""Many concurrent streams for minutes: correct responses, latency of /health, memory.
 
 make soak
 make soak ARGS="--streams 200 --seconds 300"
 
-One gateway worker in front of the embedded model. Each client asks for its own number, in a form
-that holds the model to it, and asks again when it is answered. Exit status 1 when a target is
-missed.
+One gateway worker in front of the embedded model. Each client requests its own number, with
+structured output that the number is part of, and sends the next request after each response. Exit
+status 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any
 import psutil
 
 from bench import report
-from bench.checks import HEALTH_P99_MS, Check, told
+from bench.checks import HEALTH_P99_MS, Check, figure
 from bench.client import Address, Outcome, Stream, post
-from bench.probe import Probes, probing
-from bench.service import ROOT, NotStarted, Service, megabytes, running
+from bench.probe import Probes, health_probe
+from bench.progress import Progress, Step
+from bench.service import ROOT, NotStarted, Service, megabytes, start_service
 from bench.stats import summary
-from vllm_obtain.catalogue.embedded import EMBEDDED
+from vllm_obtain.download.bundled_model import EMBEDDED
 
 STREAMS = (20, 64, 200)
 SECONDS = 120.0
@@ -36,19 +37,19 @@ PROBE_INTERVAL = 0.05
 STAGGER = 0.01
 MAX_TOKENS = 64
 GROWTH_MB = 20.0
-# Above the longest wait for the end of streams that are under way.
-PATIENCE = 120.0
+# Longer than any stream takes to end after the last request was sent.
+TIMEOUT = 120.0
 _TEXT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
-_BORDER = re.compile(rb"\r\n[0-9a-f]+\r\n")
+_CHUNK_BORDER = re.compile(rb"\r\n[0-9a-f]+\r\n")
 
 
 @dataclass
 class Level:
-    """What was seen with one number of streams.
+    """Results for one number of streams.
 
     Args:
-        streams: how many.
-        seconds: how long new requests were sent.
+        streams: number of concurrent streams.
+        seconds: time during which new requests were sent.
     """
 
     streams: int
@@ -60,98 +61,102 @@ class Level:
     probes: Probes = field(default_factory=Probes)
 
 
-class _Spoken(Stream):
-    """Keeps what was said; these answers are short."""
+class _TextStream(Stream):
+    """A stream that keeps its text. The responses are short."""
 
     def __init__(self, request: bytes) -> None:
         super().__init__(request)
-        self._all = bytearray()
+        self._data = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Keep it, and look at it."""
-        self._all += data
+        """Store the data."""
+        self._data += data
         super().data_received(data)
 
     @property
     def text(self) -> str:
-        """The whole answer."""
-        return b"".join(_TEXT.findall(_BORDER.sub(b"", bytes(self._all)))).decode()
+        """Text of the whole response."""
+        return b"".join(_TEXT.findall(_CHUNK_BORDER.sub(b"", bytes(self._data)))).decode()
 
 
 def main() -> int:
-    """Measure, print, write."""
-    asked = _arguments()
+    """Measure, print the table, write the files."""
+    arguments = _arguments()
     settings = {
-        "MODELS_DIR": str(asked.models),
+        "MODELS_DIR": str(arguments.models),
         "DEFAULT_MODEL": EMBEDDED.name,
         "INFERENCE_ENGINE": "llama_cpp",
         "WORKERS": "1",
-        "MAX_CONCURRENT_REQUESTS": str(max(*asked.streams, 64) + 8),
+        "MAX_CONCURRENT_REQUESTS": str(max(*arguments.streams, 64) + 8),
     }
     levels: list[Level] = []
     try:
-        with running(EMBEDDED.name, settings) as service:
-            for streams in asked.streams:
-                print(f"{streams} streams for {asked.seconds:g} s", flush=True)
-                levels.append(measure(service, Level(streams, asked.seconds)))
+        steps = [Step(f"{each} streams", arguments.seconds) for each in arguments.streams]
+        with (
+            start_service(EMBEDDED.name, settings) as service,
+            Progress(steps) as progress,
+        ):
+            for streams in arguments.streams:
+                progress.next_step()
+                levels.append(measure(service, Level(streams, arguments.seconds)))
     except NotStarted as error:
         print(error, file=sys.stderr)
         return 2
-    checks = [check for level in levels for check in verdicts(level)]
+    checks = [check for level in levels for check in verify_models(level)]
     report.show(checks)
-    target = asked.results / f"soak-{'-'.join(map(str, asked.streams))}.json"
-    plan = {"streams": list(asked.streams), "seconds": asked.seconds}
+    target = arguments.results / f"soak-{'-'.join(map(str, arguments.streams))}.json"
+    plan = {"streams": list(arguments.streams), "seconds": arguments.seconds}
     report.write(target, plan, {"levels": [figures(level) for level in levels]}, checks)
-    print(f"Written: {target}")
+    print(f"Results: {target}")
     return int(any(check.ok is False for check in checks))
 
 
 def measure(service: Service, level: Level) -> Level:
-    """Have so many clients ask for some time."""
-    level.before = _weigh(service)
-    with probing(service.port, PROBE_INTERVAL) as level.probes:
+    """Run the clients and measure /health and memory."""
+    level.before = _memory(service)
+    with health_probe(service.port, PROBE_INTERVAL) as level.probes:
         asyncio.run(load(service.gateway, level))
-    level.after = _weigh(service)
+    level.after = _memory(service)
     return level
 
 
 async def load(address: Address, level: Level) -> None:
-    """Ask until the time is over, and wait for what is under way then."""
+    """Send requests until the time is over, and wait for the last responses."""
     numbers = itertools.count(10_000)
-    end = time.monotonic() + level.seconds
+    deadline = time.monotonic() + level.seconds
 
-    async def one(place: int) -> None:
-        await asyncio.sleep(place * STAGGER)
-        while time.monotonic() < end:
-            await _ask(address, level, next(numbers))
+    async def client(index: int) -> None:
+        await asyncio.sleep(index * STAGGER)
+        while time.monotonic() < deadline:
+            await _request(address, level, next(numbers))
 
-    async with asyncio.timeout(level.seconds + PATIENCE):
-        await asyncio.gather(*map(one, range(level.streams)))
+    async with asyncio.timeout(level.seconds + TIMEOUT):
+        await asyncio.gather(*map(client, range(level.streams)))
 
 
-async def _ask(address: Address, level: Level, number: int) -> None:
-    form = rf"{number}( [a-z]{{2,6}}){{6}}"
-    protocol = _Spoken(request_for(number, form))
+async def _request(address: Address, level: Level, number: int) -> None:
+    pattern = rf"{number}( [a-z]{{2,6}}){{6}}"
+    protocol = _TextStream(request_for(number, pattern))
     outcome = protocol.outcome
     try:
         await address.connect(protocol)
-        await protocol.over
+        await protocol.closed
     except OSError as error:
-        outcome.ended, outcome.error = time.monotonic(), str(error) or type(error).__name__
+        outcome.end, outcome.error = time.monotonic(), str(error) or type(error).__name__
     finally:
         protocol.abort()
     level.outcomes.append(outcome)
-    if outcome.ok and not re.fullmatch(form, protocol.text):
+    if outcome.ok and not re.fullmatch(pattern, protocol.text):
         level.wrong.append(f"{number}: {protocol.text!r}")
 
 
-def request_for(number: int, form: str) -> bytes:
-    """Write the request with a number, whose answer has a form."""
+def request_for(number: int, pattern: str) -> bytes:
+    """Build the request with a number, whose response must match a regular expression."""
     return post(
         {
             "model": EMBEDDED.name,
             "messages": [{"role": "user", "content": f"My number is {number}. Tell me of it."}],
-            "guided_regex": form,
+            "guided_regex": pattern,
             "max_tokens": MAX_TOKENS,
             "temperature": 1,
             "stream": True,
@@ -160,7 +165,7 @@ def request_for(number: int, form: str) -> bytes:
     )
 
 
-def _weigh(service: Service) -> dict[str, float]:
+def _memory(service: Service) -> dict[str, float]:
     processes: dict[str, psutil.Process] = {
         "master": service.master,
         "worker": service.worker,
@@ -171,8 +176,8 @@ def _weigh(service: Service) -> dict[str, float]:
 
 
 def figures(level: Level) -> dict[str, Any]:
-    """What is written beside the verdict."""
-    good = [outcome for outcome in level.outcomes if outcome.ok]
+    """Collect the figures for the JSON file."""
+    complete = [outcome for outcome in level.outcomes if outcome.ok]
     health = [1000 * seconds for _, seconds, _ in level.probes.samples]
     return {
         "streams": level.streams,
@@ -180,38 +185,38 @@ def figures(level: Level) -> dict[str, Any]:
         "requests": len(level.outcomes),
         "failed": _failures(level)[:10],
         "wrong": level.wrong[:10],
-        "first_token_s": summary([outcome.wait for outcome in good] or [0.0]),
-        "whole_s": summary([outcome.ended - outcome.began for outcome in good] or [0.0]),
-        "tokens_per_second": round(sum(outcome.tokens for outcome in good) / level.seconds, 1),
+        "ttft_s": summary([outcome.ttft for outcome in complete] or [0.0]),
+        "total_s": summary([outcome.end - outcome.start for outcome in complete] or [0.0]),
+        "tokens_per_second": round(sum(outcome.tokens for outcome in complete) / level.seconds, 1),
         "health_ms": summary(health or [0.0]),
         "health_failures": level.probes.failures,
         "memory_mb": {"before": level.before, "after": level.after},
     }
 
 
-def verdicts(level: Level) -> list[Check]:
-    """Judge one number of streams."""
-    seen, name = figures(level), f"{level.streams} streams"
+def verify_models(level: Level) -> list[Check]:
+    """Check one number of streams against the targets."""
+    result, name = figures(level), f"{level.streams} streams"
     requests, bad = len(level.outcomes), len(_failures(level)) + len(level.wrong)
-    first, whole, health = seen["first_token_s"], seen["whole_s"], seen["health_ms"]
+    ttft, total, health = result["ttft_s"], result["total_s"], result["health_ms"]
     growth = level.after["worker"] - level.before["worker"]
-    answered = f"{requests - bad:,} of {requests:,}"
-    right = bad == 0 and requests >= level.streams
-    slowest = f"{health['p99']:.1f} ms ({health['max']:.0f} ms)"
-    calm = health["p99"] < HEALTH_P99_MS and not level.probes.failures
+    correct = f"{requests - bad:,} of {requests:,}"
+    all_correct = bad == 0 and requests >= level.streams
+    latency = f"{health['p99']:.1f} ms ({health['max']:.0f} ms)"
+    responsive = health["p99"] < HEALTH_P99_MS and not level.probes.failures
     return [
-        Check(f"{name}: answered, and right", "", "all", answered, right),
-        told(f"{name}: first token p50, p95", f"{first['p50']:.2f} s, {first['p95']:.2f} s"),
-        told(f"{name}: whole answer p50, p95", f"{whole['p50']:.2f} s, {whole['p95']:.2f} s"),
-        Check(f"{name}: /health p99 (largest)", "", f"< {HEALTH_P99_MS:g} ms", slowest, calm),
+        Check(f"{name}: correct responses", "", "all", correct, all_correct),
+        figure(f"{name}: TTFT p50, p95", f"{ttft['p50']:.2f} s, {ttft['p95']:.2f} s"),
+        figure(f"{name}: total time p50, p95", f"{total['p50']:.2f} s, {total['p95']:.2f} s"),
+        Check(f"{name}: /health p99 (max)", "", f"< {HEALTH_P99_MS:g} ms", latency, responsive),
         Check(
-            f"{name}: growth of the gateway worker",
+            f"{name}: memory growth of the worker",
             "",
             f"< {GROWTH_MB:g} MB",
             f"{growth:+.1f} MB",
             growth < GROWTH_MB,
         ),
-        told(f"{name}: memory before, after, in MB", _sizes(level)),
+        figure(f"{name}: memory before, after, in MB", _sizes(level)),
     ]
 
 
@@ -231,15 +236,19 @@ def _failures(level: Level) -> list[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
-    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each of them")
+    parser.add_argument(
+        "--streams", type=int, nargs="+", default=STREAMS, help="numbers of streams"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="duration for each number of streams"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    asked.models = asked.models.absolute()
-    if not EMBEDDED.path(asked.models).is_file():
-        parser.error("the embedded model is not there; `make model` fetches it")
-    return asked
+    arguments = parser.parse_args()
+    arguments.models = arguments.models.absolute()
+    if not EMBEDDED.path(arguments.models).is_file():
+        parser.error("the embedded model is missing; run `make model` to download it")
+    return arguments
 
 
 if __name__ == "__main__":

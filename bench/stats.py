@@ -1,4 +1,4 @@
-"""Medians and percentiles, and a number with its interval."""
+"""Percentiles, and the confidence interval of a median."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Sequence
 
-from vllm_obtain.measuring.figures import percentile
+from vllm_obtain.benchmark.stats import percentile
 
 __all__ = ["median_interval", "milliseconds", "percentile", "summary"]
 
@@ -14,7 +14,7 @@ _RESAMPLES = 2000
 
 
 def summary(values: Sequence[float], digits: int = 2) -> dict[str, float]:
-    """Sum up a sample: count, median, 95th and 99th percentile, largest."""
+    """Summarize values: count, median, 95th and 99th percentile, maximum."""
     return {
         "n": len(values),
         "p50": round(percentile(values, 0.50), digits),
@@ -25,14 +25,14 @@ def summary(values: Sequence[float], digits: int = 2) -> dict[str, float]:
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Sum up durations, in milliseconds."""
+    """Summarize durations in milliseconds."""
     return summary([1000 * value for value in seconds])
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the median of such values lies with 95% probability (bootstrap, fixed seed)."""
-    draw = random.Random(1)  # noqa: S311 - statistics, not secrets
+    """Return the 95 % confidence interval of the median (bootstrap with a fixed seed)."""
+    rng = random.Random(1)  # noqa: S311 - statistics, not secrets
     medians = sorted(
-        statistics.median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES)
+        statistics.median(rng.choices(values, k=len(values))) for _ in range(_RESAMPLES)
     )
     return medians[int(0.025 * _RESAMPLES)], medians[int(0.975 * _RESAMPLES) - 1]

@@ -1,4 +1,4 @@
-"""A service in front of the stub engine, and what is asked of it."""
+"""A service in front of the stub engine, and requests for it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 
 from bench.adapters import StubAdapter
 from bench.client import post
-from bench.service import Service, running
-from tests.catalogue.gguf_files import write_gguf
-from vllm_obtain.protocol.parse import parse_chat
-from vllm_obtain.protocol.task import Task
+from bench.service import Service, start_service
+from tests.models.gguf_files import write_gguf
+from vllm_obtain.protocol.engine_request import EngineRequest
+from vllm_obtain.protocol.parsing import parse_chat
+from vllm_obtain.protocol.requests import used_parameters
+from vllm_obtain.protocol.sampling_params import SamplingParams
 
 MODEL = "tiny"
 
 
 @contextlib.contextmanager
-def stubbed(settings: Mapping[str, str]) -> Iterator[Service]:
+def stub_service(settings: Mapping[str, str]) -> Iterator[Service]:
     """Run a service whose only model is a stub.
 
     Args:
-        settings: variables over what the benchmark sets.
+        settings: environment variables that override those of the benchmark.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as models:
         write_gguf(Path(models) / MODEL / f"{MODEL}.gguf")
@@ -34,34 +36,35 @@ def stubbed(settings: Mapping[str, str]) -> Iterator[Service]:
             "EXTRA_ENGINES": f"{StubAdapter.name}=bench.adapters:StubAdapter",
             "MAX_CONCURRENT_REQUESTS": "5000",
             "WORKER_CONNECTIONS": "2000",
-            # It says that its cache holds 2^40 tokens, and has none.
+            # The stub claims a KV cache of 2^40 tokens and allocates none.
             "MEMORY_LIMIT": str(2**50),
             **settings,
         }
-        with running(MODEL, variables) as service:
+        with start_service(MODEL, variables) as service:
             yield service
 
 
-def client_body(tokens: int, how: str = "flood", streamed: bool = True) -> dict[str, Any]:
-    """What a client of the gateway asks.
+def client_body(tokens: int, mode: str = "flood", stream: bool = True) -> dict[str, Any]:
+    """Build a request body of a client.
 
     Args:
-        tokens: how many chunks the answer has.
-        how: see `stub_server`.
-        streamed: whether they come as events.
+        tokens: number of chunks in the response.
+        mode: mode of `stub_server`.
+        stream: whether to request a stream.
     """
     body: dict[str, Any] = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": how}],
+        "messages": [{"role": "user", "content": mode}],
         "max_tokens": tokens,
-        "stream": streamed,
+        "stream": stream,
     }
-    return body | ({"stream_options": {"include_usage": True}} if streamed else {})
+    return body | ({"stream_options": {"include_usage": True}} if stream else {})
 
 
-def engine_request(tokens: int, how: str = "flood") -> bytes:
-    """What the gateway asks the engine for the same, streamed."""
-    typed = parse_chat(json.dumps(client_body(tokens, how)).encode())
-    task = Task(typed, f"<|im_start|>user\n{how}<|im_end|>\n")
+def engine_request(tokens: int, mode: str = "flood") -> bytes:
+    """Build the streaming request that the gateway sends to the engine for it."""
+    chat = parse_chat(json.dumps(client_body(tokens, mode)).encode())
+    params = SamplingParams.resolve(used_parameters(chat))
+    task = EngineRequest(f"<|im_start|>user\n{mode}<|im_end|>\n", params, is_chat=True)
     adapter = StubAdapter()
-    return post(adapter.body(task, typed.token_limit), path=adapter.path(task))
+    return post(adapter.body(task, params.max_tokens), path=adapter.path(task))

@@ -1,11 +1,11 @@
-"""A stub engine: the HTTP of llama.cpp's server without a model, as fast as Python writes it.
+"""A stub engine: the HTTP API of llama.cpp's server without a model, as fast as possible.
 
     python stub_server.py SOCKET
 
-Standard library only. `max_tokens` says how many chunks to send. The text of the last message
-says how: `pace 0.5` waits that many seconds between chunks, `step 0.5` does the same with all
-streams at the same moments (as an engine that computes them in one batch), anything else sends
-them as fast as the reader takes them, one write per chunk.
+Standard library only. `max_tokens` is the number of chunks. The text of the last message is the
+mode: `pace 0.5` waits 0.5 seconds between chunks. `step 0.5` does the same for all streams at the
+same moments, like an engine with one batch. Any other text sends chunks as fast as the client reads
+them, one write per chunk.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _COMMON = (
 
 
 def chunk(choices: str, more: str = "") -> bytes:
-    """Write one event as a chunk of the transfer encoding."""
+    """Encode one event as a chunk of the transfer encoding."""
     event = f'data: {{"choices":[{choices}],{_COMMON}{more}}}\n\n'.encode()
     return b"%x\r\n%s\r\n" % (len(event), event)
 
 
 def usage(tokens: int) -> str:
-    """Write the usage of an answer."""
+    """Encode the usage of a response."""
     return (
         f'"usage":{{"completion_tokens":{tokens},"prompt_tokens":10,'
         f'"total_tokens":{tokens + 10},"prompt_tokens_details":{{"cached_tokens":0}}}}'
@@ -60,7 +60,7 @@ def _last(tokens: int) -> bytes:
 
 
 def plain(tokens: int) -> bytes:
-    """Write an answer that is not streamed."""
+    """Build a response without streaming."""
     text = " word" * tokens
     body = (
         f'{{"choices":[{{"finish_reason":"length","index":0,"message":'
@@ -70,30 +70,30 @@ def plain(tokens: int) -> bytes:
     return head % len(body) + body
 
 
-def _asked(prompt: str) -> str:
-    """The text of the last message, as ChatML has it."""
+def _last_message(prompt: str) -> str:
+    """Extract the text of the last message from a ChatML prompt."""
     return prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
 
 
 class Connection(asyncio.Protocol):
-    """One client."""
+    """One client connection."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._close = False
-        self._left = self._tokens = 0
+        self._remaining = self._tokens = 0
         self._period = 0.0
         self._aligned = False
         self._writable = True
         self._pending = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request once all of it is there."""
+        """Respond once the request is complete."""
         self._buffer += data
         head, found, body = self._buffer.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -103,59 +103,59 @@ class Connection(asyncio.Protocol):
         self._buffer = body[size:]
         self._close = _CLOSE.search(head) is not None
         if head.startswith(b"GET"):
-            self._answer(_HEALTH)
+            self._respond(_HEALTH)
         else:
             self._generate(json.loads(body[:size]))
 
     def pause_writing(self) -> None:
-        """Stop while the reader is behind."""
+        """Pause while the client does not read."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Resume the stream."""
         self._writable = True
-        self._soon()
+        self._schedule()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Stop generating."""
-        self._left = 0
+        self._remaining = 0
         self._writable = False
 
     def _generate(self, body: dict[str, Any]) -> None:
         self._tokens = body["max_tokens"]
         if not body.get("stream"):
-            self._answer(plain(self._tokens))
+            self._respond(plain(self._tokens))
             return
-        how, _, period = _asked(str(body.get("prompt", ""))).partition(" ")
-        self._period = float(period) if how in ("pace", "step") else 0.0
-        self._aligned = how == "step"
-        self._left = self._tokens
+        mode, _, period = _last_message(str(body.get("prompt", ""))).partition(" ")
+        self._period = float(period) if mode in ("pace", "step") else 0.0
+        self._aligned = mode == "step"
+        self._remaining = self._tokens
         self._transport.write(_HEAD)
         self._emit()
 
     def _emit(self) -> None:
         self._pending = False
-        if not self._left or not (self._writable or self._period):
+        if not self._remaining or not (self._writable or self._period):
             return
-        self._left -= 1
+        self._remaining -= 1
         self._transport.write(_TOKEN)
-        if not self._left:
-            self._answer(_last(self._tokens))
+        if not self._remaining:
+            self._respond(_last(self._tokens))
         elif self._period:
             asyncio.get_running_loop().call_later(self._next_step(), self._emit)
         else:
-            self._soon()
+            self._schedule()
 
-    def _soon(self) -> None:
-        # One chunk per turn of the loop: all streams advance together, as in a batch.
-        if self._left and not self._period and not self._pending:
+    def _schedule(self) -> None:
+        # One chunk per iteration of the event loop, so all streams advance together, as in a batch.
+        if self._remaining and not self._period and not self._pending:
             self._pending = True
             asyncio.get_running_loop().call_soon(self._emit)
 
     def _next_step(self) -> float:
         return self._period - time.monotonic() % self._period if self._aligned else self._period
 
-    def _answer(self, data: bytes) -> None:
+    def _respond(self, data: bytes) -> None:
         self._transport.write(data)
         if self._close:
             self._transport.close()
@@ -172,7 +172,7 @@ async def serve(path: str) -> None:
 
 
 def main() -> None:
-    """Serve on the socket that the command line names."""
+    """Serve on the socket of the command line."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))

@@ -1,4 +1,4 @@
-"""Bring fetched models to what their sources have now: `vllm-obtain update`, for cron.
+"""Update downloaded models, for cron. The same as `vllm-obtain update`.
 
 python scripts/update_models.py --check
 """

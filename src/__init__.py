@@ -1,1 +1,1 @@
-"""Kept so that `src.api.app` is this folder, whatever else is installed under the name."""
+"""Makes `src.api.app` this folder, even if another package named `src` is installed."""

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tests import fake_engine_server
-from tests.catalogue.gguf_files import write_gguf
 from tests.fake_engine_server import Switches
-from vllm_obtain.catalogue import Model
-from vllm_obtain.engines.base import Launch
-from vllm_obtain.engines.llama_cpp import LlamaCpp
-from vllm_obtain.hardware import Machine
-from vllm_obtain.messages import Limits
-from vllm_obtain.settings import Settings
+from tests.models.gguf_files import write_gguf
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.control.messages import EngineLimits
+from vllm_obtain.engines.adapter import LaunchSpec, Sizing
+from vllm_obtain.engines.llama_cpp.adapter import LlamaCpp
+from vllm_obtain.hardware.machine import Machine
+from vllm_obtain.models import Model
 
 ENVIRONMENT = {
     "INFERENCE_ENGINE": "fake",
@@ -36,29 +36,37 @@ class FakeAdapter(LlamaCpp):
     name = "fake"
     overhead_bytes = 16 * 2**20
 
-    def missing(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         """Say that it is there."""
         return None
 
-    def refuses(self, model: Model) -> str | None:  # noqa: ARG002 - an adapter's signature
+    def why_not_loadable(self, model: Model) -> str | None:  # noqa: ARG002 - an adapter's signature
         """Accept every model."""
         return None
 
-    def launch(
+    def plan(
         self,
         model: Model,
         settings: Settings,  # noqa: ARG002 - an adapter's signature
         machine: Machine,  # noqa: ARG002 - an adapter's signature
+    ) -> Sizing:
+        """The limits that the switches state."""
+        switches = Switches.read(self.switches(model))
+        return Sizing(EngineLimits(switches.slots, switches.pool_tokens, switches.context))
+
+    def launch(
+        self,
+        model: Model,
+        sizing: Sizing,  # noqa: ARG002 - an adapter's signature
         socket: Path,
-    ) -> Launch:
-        """Start `fake_engine_server` with the switches beside the model's file."""
-        switches = switches_file(model.path, self.name)
-        said = Switches.read(switches)
+    ) -> LaunchSpec:
+        """Start `fake_engine_server` with the switches."""
         command = [sys.executable, "-P", "-S", fake_engine_server.__file__]
-        return Launch(
-            [*command, str(socket), str(switches)],
-            Limits(said.slots, said.pool_tokens, said.context),
-        )
+        return LaunchSpec([*command, str(socket), str(self.switches(model))])
+
+    def switches(self, model: Model) -> Path | str:
+        """The switches of a model: the file beside it, or their JSON."""
+        return switches_file(model.path, self.name)
 
     def stage(self, line: str) -> str | None:
         """Read what it prints as `stage: words`."""
@@ -78,7 +86,7 @@ class ConvertingAdapter(FakeAdapter):
     name = "converting"
     conversion = "mlx"
 
-    def refuses(self, model: Model) -> str | None:
+    def why_not_loadable(self, model: Model) -> str | None:
         """Accept folders only."""
         return "it needs a folder." if model.format == "gguf" else None
 

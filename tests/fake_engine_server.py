@@ -101,10 +101,12 @@ class Switches:
         return Switches(pace=self.pace, request_log=self.request_log)
 
     @classmethod
-    def read(cls, path: str | Path) -> Switches:
-        """Read them from a file of JSON; one that does not exist switches nothing."""
-        file = Path(path)
-        given = json.loads(file.read_text()) if file.exists() else {}
+    def read(cls, source: str | Path) -> Switches:
+        """Read them from JSON, or from a file of it; a missing file sets no switch."""
+        text = str(source)
+        if not text.startswith("{"):
+            text = Path(text).read_text() if Path(text).exists() else "{}"
+        given = json.loads(text)
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in given.items() if name in known})
 
@@ -150,7 +152,9 @@ class Server:
                 answer_text(client, self._metrics())
             elif method == "GET":
                 ready = not self.switches.never_ready
-                answer(client, 200 if ready else 503, {"status": "ok" if ready else "loading"})
+                send_response(
+                    client, 200 if ready else 503, {"status": "ok" if ready else "loading"}
+                )
             elif path == "/tokenize":
                 Tokens(self, client, {"prompt": body["content"]}).run()
             else:
@@ -187,7 +191,7 @@ class Completion:
             if self._switches.error is not None:
                 said = self._switches.error
                 text = str(said.get("message")).replace("{prompt}", " ".join(self._words))
-                answer(
+                send_response(
                     self._client, self._switches.error_status, {"error": said | {"message": text}}
                 )
             else:
@@ -288,9 +292,9 @@ class Tokens(Completion):
 
     def _stream(self) -> None:
         if self._switches.garbage_chunk:
-            answer(self._client, 200, {"neither": "here"})
+            send_response(self._client, 200, {"neither": "here"})
         else:
-            answer(self._client, 200, {"tokens": list(range(len(self._words)))})
+            send_response(self._client, 200, {"tokens": list(range(len(self._words)))})
 
 
 def last_message(prompt: str) -> str:
@@ -313,7 +317,7 @@ def read_request(client: socket.socket) -> tuple[str, str, Any]:
         return method, path, json.loads(file.read(length)) if length else None
 
 
-def answer(client: socket.socket, status: int, body: dict[str, Any]) -> None:
+def send_response(client: socket.socket, status: int, body: dict[str, Any]) -> None:
     """Send a whole answer."""
     data = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} Fake\r\nContent-Type: application/json\r\n"

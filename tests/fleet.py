@@ -1,4 +1,4 @@
-"""Services that whole parts of the suite share: one per engine, with the embedded model."""
+"""Services that whole parts of the suite share, one per engine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import small_model
 from tests.service import ROOT, Service
-from vllm_obtain.catalogue import Catalogue
-from vllm_obtain.catalogue.convert import Target, plan
-from vllm_obtain.engines.base import Adapter
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.engines.adapter import Adapter
 from vllm_obtain.engines.registry import adapter
-from vllm_obtain.settings import Settings
+from vllm_obtain.models import ModelCatalog
+from vllm_obtain.models.convert import Target, plan
 
 MODEL = "smollm2-135m"
 VLLM_CONTEXT = 1024
@@ -25,6 +26,8 @@ _EXTRA = {
         "VLLM_EXTRA_ARGS": "--api-server-count 2",
     }
 }
+# A token of the embedded model takes MLX 0.1 s on a processor, and one of a small model hardly any.
+_SMALL = {"mlx"}
 _START_SECONDS = 300
 
 
@@ -42,14 +45,22 @@ class Fleet:
 
     def __init__(self, folder: Callable[[str], Path]) -> None:
         self._folder = folder
-        self._services: dict[str, Service] = {}
+        self._services: dict[tuple[str, bool], Service] = {}
         self._models: dict[Target | None, Path] = {None: ROOT / "models"}
+        self._small: Path | None = None
 
-    def service(self, name: str) -> Service:
-        """The service that answers with an engine."""
-        if name not in self._services:
+    def service(self, name: str, real: bool = True) -> Service:
+        """The service that answers with an engine.
+
+        Args:
+            name: the engine's.
+            real: whether it has the embedded model, which speaks English; otherwise, for an engine
+                that is slow here, a small model of the same name and tokenizer.
+        """
+        key = (name, real or name not in _SMALL)
+        if key not in self._services:
             env = {
-                "MODELS_DIR": str(self.models(engine(name).conversion)),
+                "MODELS_DIR": str(self.models(engine(name).conversion, real)),
                 "INFERENCE_ENGINE": name,
                 "DEFAULT_MODEL": MODEL,
                 "ENABLE_CACHING": "false",
@@ -57,11 +68,16 @@ class Fleet:
             }
             service = Service(["run.py", "--no-fetch"], self._folder(name), env)
             service.start(timeout=_START_SECONDS)
-            self._services[name] = service
-        return self._services[name]
+            self._services[key] = service
+        return self._services[key]
 
-    def models(self, target: Target | None) -> Path:
-        """A MODELS_DIR with the embedded model, as it is or converted."""
+    def models(self, target: Target | None, real: bool = True) -> Path:
+        """A MODELS_DIR with the embedded model, as it is or converted; or with a small one."""
+        if target in _SMALL and not real:
+            if self._small is None:
+                self._small = self._folder("models-small")
+                small_model.write(self._small / MODEL, self.models(target) / MODEL)
+            return self._small
         if target not in self._models:
             assert target is not None
             self._models[target] = _convert(target, self._folder(f"models-{target}"))
@@ -76,7 +92,7 @@ class Fleet:
 def _convert(target: Target, folder: Path) -> Path:
     (source,) = (ROOT / "models" / MODEL).glob("*.gguf")
     copy = Path(shutil.copy(source, folder))
-    (model,) = Catalogue(folder).models()
+    (model,) = ModelCatalog(folder).models()
     planned = plan(model, target)
     subprocess.run(planned.command, cwd=ROOT, check=True, capture_output=True)
     planned.folder.rename(folder / MODEL)

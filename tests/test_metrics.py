@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.test_messages import ENGINE
-from vllm_obtain.messages import Release, Served
-from vllm_obtain.metrics import PREFIX, Gauges, Numbers
+from tests.control.test_messages import ENGINE
+from vllm_obtain.control.messages import ReleaseLease, RequestRecord
+from vllm_obtain.metrics.registry import PREFIX, GaugeCollector, MetricsRegistry
 
 MODEL = {"model": "m", "engine": "e"}
 
@@ -16,8 +16,8 @@ MODEL = {"model": "m", "engine": "e"}
 class Scrape:
     """What a scrape says, and how to ask it."""
 
-    def __init__(self, numbers: Numbers, **now: Any) -> None:
-        gauges = Gauges(
+    def __init__(self, metrics: MetricsRegistry, **now: Any) -> None:
+        gauges = GaugeCollector(
             now.get("engines", []),
             now.get("system", {}),
             now.get("uptime", 1.5),
@@ -25,7 +25,7 @@ class Scrape:
             now.get("cache", {}),
             now.get("memory", {}),
         )
-        self.text = numbers.text(gauges)
+        self.text = metrics.text(gauges)
         self.families = list(text_string_to_metric_families(self.text))
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -37,10 +37,14 @@ class Scrape:
 
 
 def test_requests() -> None:
-    numbers = Numbers()
-    numbers.served([Served("/a", "GET", 200, 0.02), Served("/a", "GET", 200, 3.0)])
-    numbers.served([Served("/b", "POST", 503, 1.0, "miss"), Served("/b", "POST", 200, 0, "hit")])
-    scrape = Scrape(numbers)
+    metrics = MetricsRegistry()
+    metrics.count_requests(
+        [RequestRecord("/a", "GET", 200, 0.02), RequestRecord("/a", "GET", 200, 3.0)]
+    )
+    metrics.count_requests(
+        [RequestRecord("/b", "POST", 503, 1.0, "miss"), RequestRecord("/b", "POST", 200, 0, "hit")]
+    )
+    scrape = Scrape(metrics)
     assert scrape.value("http_requests_total", route="/a", method="GET", status="200") == 2
     assert scrape.value("http_requests_total", route="/b", method="POST", status="503") == 1
     name = "http_request_duration_seconds"
@@ -49,12 +53,21 @@ def test_requests() -> None:
     assert scrape.value("response_cache_requests_total", result="hit") == 1
 
 
+def test_violations_of_schemas() -> None:
+    metrics = MetricsRegistry()
+    record = RequestRecord("/a", "POST", 200, 0.1, violations=("type", "uniqueItems", "type"))
+    metrics.count_requests([record, RequestRecord("/a", "POST", 200, 0.1)])
+    scrape = Scrape(metrics)
+    assert scrape.value("tool_argument_violations_total", keyword="type") == 2
+    assert scrape.value("tool_argument_violations_total", keyword="uniqueItems") == 1
+
+
 def test_generations() -> None:
-    numbers = Numbers()
-    numbers.released("m", "e", Release("stop", 10, 4, 21, 0.25, 2.0))
-    numbers.released("m", "e", Release("length", 5, 0, 1, 0.25, 0.0))
-    numbers.released("m", "e", Release("cancelled"))
-    scrape = Scrape(numbers)
+    metrics = MetricsRegistry()
+    metrics.count_release("m", "e", ReleaseLease("stop", 10, 4, 21, 0.25, 2.0))
+    metrics.count_release("m", "e", ReleaseLease("length", 5, 0, 1, 0.25, 0.0))
+    metrics.count_release("m", "e", ReleaseLease("cancelled"))
+    scrape = Scrape(metrics)
     for outcome in ("stop", "length", "cancelled"):
         assert scrape.value("inference_requests_total", **MODEL, outcome=outcome) == 1
     assert scrape.value("prompt_tokens_total", **MODEL) == 15
@@ -66,14 +79,14 @@ def test_generations() -> None:
 
 
 def test_vllms_names() -> None:
-    numbers = Numbers()
-    numbers.released("m", "e", Release("stop", 10, 4, 21, 0.25, 2.0), waited=0.2)
-    numbers.released("m", "e", Release("tool_calls", 5, 0, 1, 0.04, 0.0))
-    numbers.released("m", "e", Release("cancelled", 7))
+    metrics = MetricsRegistry()
+    metrics.count_release("m", "e", ReleaseLease("stop", 10, 4, 21, 0.25, 2.0), waited=0.2)
+    metrics.count_release("m", "e", ReleaseLease("tool_calls", 5, 0, 1, 0.04, 0.0))
+    metrics.count_release("m", "e", ReleaseLease("cancelled", 7))
     full = msgspec.structs.replace(
         ENGINE, model="m", engine="e", in_flight=3, queue=2, tokens_reserved=50, tokens_pool=200
     )
-    scrape = Scrape(numbers, engines=[full])
+    scrape = Scrape(metrics, engines=[full])
     of = {"model_name": "m", "engine": "e"}
     assert scrape.value("vllm:prompt_tokens_total", **of) == 22
     assert scrape.value("vllm:generation_tokens_total", **of) == 22
@@ -99,21 +112,21 @@ def test_vllms_names() -> None:
 
 
 def test_counters_begin_with_nothing_when_a_model_is_there() -> None:
-    numbers = Numbers()
-    numbers.loaded("m", "e", 1.0)
-    scrape = Scrape(numbers)
+    metrics = MetricsRegistry()
+    metrics.count_load("m", "e", 1.0)
+    scrape = Scrape(metrics)
     assert scrape.value("inference_requests_total", **MODEL, outcome="error") == 0
     assert scrape.value("engine_restarts_total", **MODEL) == 0
     assert scrape.value("generation_tokens_total", **MODEL) == 0
 
 
 def test_engines() -> None:
-    numbers = Numbers()
-    numbers.loaded("m", "e", 2.0)
-    numbers.crashed("m", "e")
+    metrics = MetricsRegistry()
+    metrics.count_load("m", "e", 2.0)
+    metrics.count_crash("m", "e")
     other = msgspec.structs.replace(ENGINE, model="b", queue=3, memory_bytes=None)
     now = {"system": {"cpu_percent": 12.5}, "in_flight": 4, "cache": {"entries": 2, "bytes": 9}}
-    scrape = Scrape(numbers, engines=[ENGINE, other], **now)
+    scrape = Scrape(metrics, engines=[ENGINE, other], **now)
     assert scrape.value("model_load_seconds_sum", **MODEL) == 2
     assert scrape.value("engine_restarts_total", **MODEL) == 1
     assert scrape.value("engine_memory_bytes", model="ä", engine="fake") == 2**40
@@ -127,17 +140,17 @@ def test_engines() -> None:
 
 
 def test_every_family_is_there_once_and_has_no_creation_times() -> None:
-    numbers = Numbers()
-    numbers.served([Served("/a", "GET", 200, 0.02, "hit")])
-    numbers.released("m", "e", Release("stop", 10, 4, 21, 0.25, 2.0))
-    names = [family.name for family in Scrape(numbers, engines=[ENGINE]).families]
+    metrics = MetricsRegistry()
+    metrics.count_requests([RequestRecord("/a", "GET", 200, 0.02, "hit")])
+    metrics.count_release("m", "e", ReleaseLease("stop", 10, 4, 21, 0.25, 2.0))
+    names = [family.name for family in Scrape(metrics, engines=[ENGINE]).families]
     assert len(names) == len(set(names))
     assert not [name for name in names if name.endswith("_created")]
     assert all(name.startswith((f"{PREFIX}_", "vllm:")) for name in names)
 
 
 def test_names_that_need_escaping() -> None:
-    numbers = Numbers()
-    numbers.released('a"b\\c\nd', "e", Release("stop", completion_tokens=1))
-    found = Scrape(numbers).value("generation_tokens_total", model='a"b\\c\nd', engine="e")
+    metrics = MetricsRegistry()
+    metrics.count_release('a"b\\c\nd', "e", ReleaseLease("stop", completion_tokens=1))
+    found = Scrape(metrics).value("generation_tokens_total", model='a"b\\c\nd', engine="e")
     assert found == 1

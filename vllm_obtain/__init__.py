@@ -1,3 +1,3 @@
 """One OpenAI-compatible service over MLX, vLLM and llama.cpp."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,41 +1,43 @@
-"""Every error the service reports, in one tree. `api/errors.py` is the only renderer.
+"""Every error that the service reports, in one hierarchy.
+
+`gateway/middleware/error_handler.py` is the only renderer.
 
 ServiceError
-├── InvalidRequest          400  the request cannot be right; `param` names the field
+├── InvalidRequest          400  the request is invalid; `param` names the field
 │   ├── UnsupportedParameter
 │   ├── ContextLengthExceeded
-│   └── RequestQuarantined      it crashes its engine
-├── Unauthorized            401  no key, or one that is not known
+│   └── RequestQuarantined      the request crashes its engine
+├── Unauthorized            401  no API key, or an unknown one
 ├── Forbidden               403
-│   ├── MissingScope             the key is for something else
-│   ├── KeysNeeded               there are no keys, so only this machine is served
-│   ├── HostNotAllowed           the client calls this service by a name that is not its own
-│   └── OriginNotAllowed         a web page from elsewhere
+│   ├── MissingScope             the API key lacks the scope of the route
+│   ├── KeysNeeded               no API keys are configured and the client is remote
+│   ├── HostNotAllowed           the `Host` header is not an address of this machine
+│   └── OriginNotAllowed         the request comes from a web page of another origin
 ├── NotFound                404
 │   ├── ModelNotFound
 │   ├── ResponseNotFound
 │   │   └── PreviousResponseNotFound
-│   ├── SourceNotFound           a hub has no such model, or not for us
-│   ├── NotFetched               the model is not one of those that were fetched
+│   ├── SourceNotFound           no source has the model, or access was denied
+│   ├── NotFetched               the model was not downloaded by this service
 │   ├── PullNotFound
-│   └── NotDone                  other services do that on this path
+│   └── NotImplementedRoute      a route of another service that this one does not have
 ├── Conflict                409
 │   ├── ModelExists              another model has that name
 │   ├── ModelInUse
-│   └── NoPrevious               no version before it is kept
-├── BodyTimeout             408  the body comes too slowly
+│   └── NoPrevious               no previous version is stored
+├── BodyTimeout             408  the body arrives too slowly
 ├── TooLarge                413
-├── Overloaded              429/503  come back after `retry_after` seconds
-├── RateLimited             429  the caller has used up its minute
+├── Overloaded              429/503  retry after `retry_after` seconds
+├── RateLimited             429  the caller's quota is used up
 ├── EngineFailed            502/503  an engine crashed or could not start
-│   └── InsufficientMemory  507  the model cannot fit
-├── FetchFailed             502  a model could not be fetched
-│   └── InsufficientStorage 507  the disk has no room for it
+│   └── InsufficientMemory  507  the model does not fit
+├── FetchFailed             502  a model could not be downloaded
+│   └── InsufficientStorage 507  the disk has too little free space
 ├── RequestTimeout          504
-└── InternalError           500  a fault of ours; only the request id goes out
-SettingsError                    a setting is wrong; printed at start, never over HTTP
-StartError                       the service cannot start; printed, never over HTTP
-ClientGone                       nobody is left to answer
+└── InternalError           500  a bug; the client sees the request id only
+SettingsError                    a setting is invalid; printed at start, never sent over HTTP
+StartError                       the service cannot start; printed, never sent over HTTP
+ClientDisconnected               the client closed its connection
 """
 
 from __future__ import annotations
@@ -44,28 +46,28 @@ from collections.abc import Mapping, Sequence
 
 
 class SettingsError(Exception):
-    """A setting has a value that is not allowed."""
+    """A setting has an invalid value."""
 
 
 class StartError(Exception):
-    """The service cannot start here; the message says what to do."""
+    """The service cannot start; the message says what to do."""
 
 
-class ClientGone(Exception):
-    """The client closed its connection; the work for it stops."""
+class ClientDisconnected(Exception):
+    """The client closed its connection; its generation is cancelled."""
 
 
 class ServiceError(Exception):
-    """An answer to a request that is not what was asked for.
+    """An error that is sent to the client as a response.
 
     Args:
         message: what happened and what to do, one or two sentences, shown to the client.
-        param: the request field that is at fault, in OpenAI's notation (`messages[0].role`).
-        code: a stable machine-readable name; the class has a default.
-        status: the HTTP status; the class has a default.
-        retry_after: seconds after which a retry has a chance; at most 120 is sent.
-        retry: whether the official SDKs shall try again by themselves; None leaves it to them.
-        headers: more of the answer's headers.
+        param: the invalid request field, in OpenAI's notation (`messages[0].role`).
+        code: stable machine-readable name; the class has a default.
+        status: HTTP status; the class has a default.
+        retry_after: seconds to wait before a retry; sent as at most 120.
+        retry: value of `x-should-retry` for the official SDKs; None omits the header.
+        headers: additional response headers.
     """
 
     status = 500
@@ -94,7 +96,7 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The request is malformed; sending it again cannot help."""
+    """The request is invalid; a retry fails again."""
 
     status = 400
     type = "invalid_request_error"
@@ -102,21 +104,21 @@ class InvalidRequest(ServiceError):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A parameter that the engine of this model cannot honour, and that is not dropped silently."""
+    """A parameter that changes the result and that the model's engine cannot honour."""
 
     code = "unsupported_parameter"
 
-    def __init__(self, param: str, why: str) -> None:
-        super().__init__(f"Unsupported parameter: '{param}'. {why}", param=param)
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(f"Unsupported parameter: '{param}'. {reason}", param=param)
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt has more tokens than the model's context.
+    """The prompt has more tokens than the model's context length.
 
     Args:
-        prompt_tokens: how many it has.
-        context: tokens of prompt and answer together.
-        exact: False when the engine stopped counting there.
+        prompt_tokens: tokens of the prompt.
+        context: the context length in tokens.
+        exact: False if the engine stopped counting at `prompt_tokens`.
     """
 
     code = "context_length_exceeded"
@@ -124,15 +126,15 @@ class ContextLengthExceeded(InvalidRequest):
     def __init__(self, prompt_tokens: int, context: int, exact: bool = True) -> None:
         self.prompt_tokens = prompt_tokens
         self.context = context
-        found = prompt_tokens if exact else f"at least {prompt_tokens}"
+        count = prompt_tokens if exact else f"at least {prompt_tokens}"
         super().__init__(
-            f"This model's context is {context} tokens, but the prompt has {found}. "
+            f"The model's context length is {context} tokens, but the prompt has {count}. "
             f"Shorten it by at least {prompt_tokens - context + 1} tokens."
         )
 
 
 class RequestQuarantined(InvalidRequest):
-    """The request has crashed its engine more than once, and is not asked again."""
+    """The request crashed its engine more than once and is refused."""
 
     code = "request_quarantined"
 
@@ -141,7 +143,7 @@ class RequestQuarantined(InvalidRequest):
 
 
 class Unauthorized(ServiceError):
-    """A key is needed, and this is none."""
+    """The request has no valid API key."""
 
     status = 401
     type = "invalid_request_error"
@@ -149,38 +151,38 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The service knows who asks, and does not do it for them."""
+    """The caller or client is not allowed to use the route."""
 
     status = 403
     type = "permission_error"
 
 
 class MissingScope(Forbidden):
-    """The key is good, but not for this."""
+    """The API key is valid, but lacks the scope of the route."""
 
     code = "missing_scope"
 
 
 class KeysNeeded(Forbidden):
-    """There are no keys, and the client is on another machine."""
+    """No API keys are configured, and the client is on another machine."""
 
     code = "keys_needed"
 
 
 class HostNotAllowed(Forbidden):
-    """The name in `Host` is none of this machine's."""
+    """The `Host` header is not an address of this machine."""
 
     code = "host_not_allowed"
 
 
 class OriginNotAllowed(Forbidden):
-    """A web page that is not ours, and that CORS_ORIGINS does not name."""
+    """The request comes from a web page whose origin CORS_ORIGINS does not contain."""
 
     code = "origin_not_allowed"
 
 
 class NotFound(ServiceError):
-    """There is no such thing here."""
+    """The route or the named object does not exist."""
 
     status = 404
     type = "invalid_request_error"
@@ -188,50 +190,49 @@ class NotFound(ServiceError):
 
 
 class ModelNotFound(NotFound):
-    """The name is no model of this service; the message lists those that are."""
+    """The model does not exist; the message lists the models that do."""
 
     code = "model_not_found"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        have = f"Models here: {', '.join(known)}." if known else "MODELS_DIR holds no model yet."
-        super().__init__(f"The model '{name}' does not exist. {have}", param="model")
+        models = f"Available models: {', '.join(known)}." if known else "MODELS_DIR has no models."
+        super().__init__(f"The model '{name}' does not exist. {models}", param="model")
 
 
 class ResponseNotFound(NotFound):
-    """A response that this service does not have, or no longer.
+    """A response or item is not stored, or no longer.
 
     Args:
-        what: who was looked for, as the start of the sentence.
-        param: the field that named it, None when the path did.
+        subject: the object that was not found, as the start of the message.
+        param: the field that named it; None if the path did.
     """
 
     code = "response_not_found"
 
-    def __init__(self, what: str, param: str | None = None) -> None:
-        self.what = what
+    def __init__(self, subject: str, param: str | None = None) -> None:
+        self.subject = subject
         super().__init__(
-            f"{what} not found. Responses are kept when they are complete and 'store' is not "
-            "false, for the API key that made them, until they are deleted, newer ones need the "
-            "room (RESPONSES_STORE_MB), or the service stops. Send the whole conversation as "
-            "'input' instead.",
+            f"{subject} not found. Complete responses are stored per API key unless 'store' is "
+            "false. They are removed by DELETE, by newer responses when RESPONSES_STORE_MB is "
+            "reached, and when the service stops. Send the whole conversation as 'input' instead.",
             param=param,
         )
 
 
 class PreviousResponseNotFound(ResponseNotFound):
-    """The response that a request goes on from is not there, or one before it is not."""
+    """The response that a request continues, or one before it, is not stored."""
 
     code = "previous_response_not_found"
 
 
 class SourceNotFound(NotFound):
-    """No hub has this model, or none gives it to us; the message says what each of them said."""
+    """No source has the model, or access was denied; the message has each source's reply."""
 
     code = "source_not_found"
 
 
 class NotFetched(NotFound):
-    """No model of that name was fetched, so there is nothing to compare it with."""
+    """The model was not downloaded by this service, so its source is unknown."""
 
     code = "model_not_fetched"
 
@@ -240,19 +241,19 @@ class NotFetched(NotFound):
 
 
 class PullNotFound(NotFound):
-    """There is no such pull, or it is long over."""
+    """The download does not exist, or ended more than an hour ago."""
 
     code = "pull_not_found"
 
 
-class NotDone(NotFound):
-    """Other services do something on this path; the message says what to do instead."""
+class NotImplementedRoute(NotFound):
+    """A route of another service that this one does not have; the message names an alternative."""
 
     code = "not_supported"
 
 
 class Conflict(ServiceError):
-    """What is here stands against what is asked for. Asking again by itself cannot help."""
+    """The state of a model does not allow the request; SDKs should not retry."""
 
     status = 409
     type = "invalid_request_error"
@@ -262,25 +263,25 @@ class Conflict(ServiceError):
 
 
 class ModelExists(Conflict):
-    """A model of that name is here, and it is not the one that is asked for."""
+    """Another model has the requested name."""
 
     code = "model_exists"
 
 
 class ModelInUse(Conflict):
-    """The model is loaded, or on its way."""
+    """The model is loaded or loading."""
 
     code = "model_in_use"
 
 
 class NoPrevious(Conflict):
-    """No version before the model's present one is kept."""
+    """No previous version of the model is stored."""
 
     code = "no_previous_version"
 
 
 class BodyTimeout(ServiceError):
-    """The body came more slowly than BODY_TIMEOUT allows."""
+    """The body did not arrive within BODY_TIMEOUT."""
 
     status = 408
     type = "invalid_request_error"
@@ -296,7 +297,7 @@ class TooLarge(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """All places are taken; the request was not started."""
+    """A concurrency limit is reached; the request was not started."""
 
     status = 429
     type = "rate_limit_error"
@@ -304,7 +305,7 @@ class Overloaded(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """A key's requests or tokens per minute are used up."""
+    """The API key's requests or tokens per minute are used up."""
 
     status = 429
     type = "rate_limit_error"
@@ -312,7 +313,7 @@ class RateLimited(ServiceError):
 
 
 class EngineFailed(ServiceError):
-    """The engine could not be started, or died under the request."""
+    """The engine could not start, or crashed during the request."""
 
     status = 502
     type = "server_error"
@@ -320,28 +321,28 @@ class EngineFailed(ServiceError):
 
 
 class InsufficientMemory(EngineFailed):
-    """The model does not fit into the memory that engines may take."""
+    """The model does not fit into the memory budget."""
 
     status = 507
     code = "insufficient_memory"
 
 
 class FetchFailed(ServiceError):
-    """A model could not be fetched; what has arrived is kept for the next try."""
+    """A model could not be downloaded; a new attempt resumes the download."""
 
     status = 502
     code = "fetch_failed"
 
 
 class InsufficientStorage(FetchFailed):
-    """The disk has no room for the model; nothing was fetched."""
+    """The disk has too little free space for the model; nothing was downloaded."""
 
     status = 507
     code = "insufficient_storage"
 
 
 class RequestTimeout(ServiceError):
-    """REQUEST_TIMEOUT passed before the answer was complete."""
+    """The response was not complete within REQUEST_TIMEOUT."""
 
     status = 504
     type = "timeout_error"
@@ -349,7 +350,7 @@ class RequestTimeout(ServiceError):
 
 
 class InternalError(ServiceError):
-    """A fault of ours; the log has the details under the request id."""
+    """A bug; the log has the details under the request id."""
 
     status = 500
     type = "server_error"

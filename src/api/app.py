@@ -1,10 +1,10 @@
-"""`gunicorn src.api.app:application` and `python -m src.api.app`; the service is in vllm_obtain."""
+"""Entry points `gunicorn src.api.app:application` and `python -m src.api.app`."""
 
 if __name__ == "__main__":
-    from vllm_obtain.launch import serve_here
+    from vllm_obtain.server.launch import serve_here
 
     serve_here()
 else:
-    from vllm_obtain.api.app import create_app
+    from vllm_obtain.gateway.app import create_app
 
     application = create_app()

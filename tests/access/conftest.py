@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.access.helpers import Guarded
+from tests.access.helpers import KeyedService
 
 
 @pytest.fixture(scope="package")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def keyed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedService]:
     """Shared by tests that leave its keys alone."""
-    with Guarded(tmp_path_factory.mktemp("guarded")) as made:
-        yield made
+    with KeyedService(tmp_path_factory.mktemp("guarded")) as service:
+        yield service
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.fake_engine import ENVIRONMENT, write_model
 from tests.service import ROOT, Service
-from vllm_obtain.access import key as keys
-from vllm_obtain.access import key_file
+from vllm_obtain.access import api_key as keys
+from vllm_obtain.access import key_store
 
 HI = [{"role": "user", "content": "one two three"}]
 CHAT = {"model": "fine", "messages": HI, "max_tokens": 8}
@@ -23,7 +23,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-class Guarded(Service):
+class KeyedService(Service):
     """A service that needs keys, with one for text and one for everything.
 
     Args:
@@ -47,19 +47,19 @@ class Guarded(Service):
         if keyed:
             self.user, self.user_id = self.key("inference")
             self.admin, self.admin_id = self.key("admin")
-        given = {
+        variables = {
             **ENVIRONMENT,
             "MODELS_DIR": str(models),
             "KEYS_FILE": str(self.keys_file),
             "DEFAULT_MODEL": "fine",
             **(env or {}),
         }
-        super().__init__(list(command), folder, given)
+        super().__init__(list(command), folder, variables)
 
     def key(self, scope: Any, **more: Any) -> tuple[str, str]:
         """Make a key; what a client sends, and its id."""
         token, made = keys.new([scope], **more)
-        key_file.change(self.keys_file, lambda known: [*known, made])
+        key_store.change(self.keys_file, lambda known: [*known, made])
         return token, made.id
 
     def ask(

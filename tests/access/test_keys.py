@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.access.helpers import Guarded, bearer, command
-from tests.service import eventually
-from vllm_obtain.access import key as keys
-from vllm_obtain.access import key_file
-from vllm_obtain.access.keys import Keys
+from tests.access.helpers import KeyedService, bearer, command
+from tests.waiting import eventually
+from vllm_obtain.access import api_key as keys
+from vllm_obtain.access import key_store
+from vllm_obtain.access.authenticator import Authenticator
+from vllm_obtain.config.settings import Settings
 from vllm_obtain.errors import StartError, Unauthorized
-from vllm_obtain.settings import Settings
 
 CLI = ("-m", "vllm_obtain", "keys")
 
@@ -28,10 +28,11 @@ class Clock:
         return self.now
 
 
+@pytest.mark.serial
 def test_a_service_without_keys_is_closed_by_the_first_one_and_follows_the_file(
     tmp_path: Path,
 ) -> None:
-    with Guarded(tmp_path, keyed=False) as service:
+    with KeyedService(tmp_path, keyed=False) as service:
         assert service.status_of({}) == 200
         env = {"KEYS_FILE": str(service.keys_file)}
         made = command(*CLI, "create", "--name", "laptop", env=env)
@@ -49,7 +50,7 @@ def test_a_service_without_keys_is_closed_by_the_first_one_and_follows_the_file(
         )
         done = command(*CLI, "revoke", listed["id"], env=env)
         began = time.monotonic()
-        assert done.returncode == 0 and "nobody gets in" in done.stderr
+        assert done.returncode == 0 and "all requests are rejected" in done.stderr
         eventually(lambda: service.status_of(bearer(token)) == 401)
         assert time.monotonic() - began < 1
         # What was needed once stays needed, whatever becomes of the file.
@@ -65,8 +66,8 @@ def test_the_file_holds_hashes_alone_and_is_its_owners(tmp_path: Path) -> None:
     file = tmp_path / "sub" / "keys.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert token.rpartition("-")[2] not in file.read_text()
-    (key,) = key_file.read(file)
-    assert key.fits(keys.digest(token)) and key.scopes == ["admin"]
+    (key,) = key_store.read(file)
+    assert key.matches(keys.digest(token)) and key.scopes == ["admin"]
     assert 7100 < (key.expires or 0) - time.time() <= 7200
     assert key.id in command(*CLI, "list", env=env).stdout
     assert [path.name for path in file.parent.iterdir()] == ["keys.json"]
@@ -75,7 +76,7 @@ def test_the_file_holds_hashes_alone_and_is_its_owners(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["revoke", "nope"], 1, "There is no key nope"),
+        (["revoke", "nope"], 1, "Unknown key id nope"),
         (["create", "--expires", "soon"], 2, "12h"),
         (["create", "--scope", "root"], 2, "admin"),
     ],
@@ -85,60 +86,60 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     done = command(*CLI, *words, env={"KEYS_FILE": str(tmp_path / "keys.json")})
     assert done.returncode == status and said in done.stderr
-    assert not (tmp_path / "keys.json").exists() or not key_file.read(tmp_path / "keys.json")
+    assert not (tmp_path / "keys.json").exists() or not key_store.read(tmp_path / "keys.json")
 
 
-def known(file: Path, clock: Clock) -> Keys:
-    return Keys(Settings.load({"KEYS_FILE": str(file)}), clock)
+def authenticator(file: Path, clock: Clock) -> Authenticator:
+    return Authenticator(Settings.load({"KEYS_FILE": str(file)}), clock)
 
 
 def test_an_expired_key_is_refused(tmp_path: Path) -> None:
     token, made = keys.new(["inference"], expires=int(time.time()) - 1)
-    key_file.change(tmp_path / "k", lambda _: [made])
+    key_store.change(tmp_path / "k", lambda _: [made])
     with pytest.raises(Unauthorized, match="has expired"):
-        known(tmp_path / "k", Clock()).admit([token])
+        authenticator(tmp_path / "k", Clock()).admit([token])
 
 
 def test_many_at_once_lose_no_key(tmp_path: Path) -> None:
     def add() -> None:
         for _ in range(5):
-            key_file.change(tmp_path / "k", lambda known: [*known, keys.new(["inference"])[1]])
+            key_store.change(tmp_path / "k", lambda known: [*known, keys.new(["inference"])[1]])
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(key_file.read(tmp_path / "k")) == 20
+    assert len(key_store.read(tmp_path / "k")) == 20
 
 
 def test_a_file_that_breaks_leaves_the_keys_as_they_were(tmp_path: Path) -> None:
     clock, file = Clock(), tmp_path / "k"
     token, made = keys.new(["inference"])
-    key_file.change(file, lambda _: [made])
-    held = known(file, clock)
+    key_store.change(file, lambda _: [made])
+    held = authenticator(file, clock)
     for text, mode in (("{", 0o600), (file.read_text(), 0o666)):
         file.write_text(text)
         file.chmod(mode)
         clock.now += 1
         assert held.required and held.admit([token]).id == made.id
         with pytest.raises(StartError, match="vllm-obtain keys"):
-            known(file, clock)
+            authenticator(file, clock)
 
 
 def test_the_file_is_looked_at_by_the_clock_and_not_by_request(tmp_path: Path) -> None:
     clock, file = Clock(), tmp_path / "k"
-    held = known(file, clock)
+    held = authenticator(file, clock)
     assert not held.required
-    key_file.change(file, lambda _: [keys.new(["inference"])[1]])
+    key_store.change(file, lambda _: [keys.new(["inference"])[1]])
     assert not held.required
     clock.now += 0.6
     assert held.required
 
 
 def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
-    key_file.change(tmp_path / "k", lambda _: [])
-    held = known(tmp_path / "k", Clock())
+    key_store.change(tmp_path / "k", lambda _: [])
+    held = authenticator(tmp_path / "k", Clock())
     assert held.required
     with pytest.raises(Unauthorized):
         held.admit(["anything"])

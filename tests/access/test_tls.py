@@ -22,12 +22,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.access.helpers import CHAT, HI, Guarded, bearer, command
+from tests.access.helpers import CHAT, HI, KeyedService, bearer, command
 from tests.fake_engine import write_model
-from tests.service import eventually
+from tests.waiting import eventually
 from vllm_obtain.access import tls
+from vllm_obtain.config.settings import Settings
 from vllm_obtain.errors import StartError
-from vllm_obtain.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 
 def certificate(folder: Path, name: str = "tls", password: bytes | None = None) -> dict[str, str]:
@@ -60,7 +62,7 @@ def certificate(folder: Path, name: str = "tls", password: bytes | None = None) 
     return {"TLS_CERTFILE": str(files[0]), "TLS_KEYFILE": str(files[1])}
 
 
-class Encrypted(Guarded):
+class TLSService(KeyedService):
     """A service that speaks HTTPS."""
 
     def __init__(self, folder: Path, *words: str) -> None:
@@ -82,7 +84,9 @@ class Encrypted(Guarded):
     def begin(self, line: ssl.SSLSocket, model: str, stream: bool) -> None:
         """Send a chat and do not wait for its answer."""
         body = json.dumps({**CHAT, "model": model, "stream": stream, "max_tokens": 500}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nx-api-key: {self.user}\r\n"
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nx-api-key: {self.user}\r\n"
+        )
         line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def in_flight(self) -> int:
@@ -91,21 +95,21 @@ class Encrypted(Guarded):
 
 
 @pytest.fixture(scope="module", params=["prod", "dev"])
-def encrypted(
+def tls_service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Encrypted]:
+) -> Iterator[TLSService]:
     words = {"prod": ["run.py", "--no-fetch"], "dev": ["-m", "src.api.app"]}[request.param]
-    with Encrypted(tmp_path_factory.mktemp("tls"), *words) as made:
-        yield made
+    with TLSService(tmp_path_factory.mktemp("tls"), *words) as service:
+        yield service
 
 
-def test_chats_and_streams_over_tls(encrypted: Encrypted) -> None:
-    assert any("is ready: https://" in line for line in encrypted.lines)
-    assert encrypted.context is not None
+def test_chats_and_streams_over_tls(tls_service: TLSService) -> None:
+    assert any("is ready: https://" in line for line in tls_service.lines)
+    assert tls_service.context is not None
     with (
-        httpx.Client(verify=encrypted.context) as plain,
+        httpx.Client(verify=tls_service.context) as plain,
         openai.OpenAI(
-            base_url=f"{encrypted.url}/v1", api_key=encrypted.user, http_client=plain
+            base_url=f"{tls_service.url}/v1", api_key=tls_service.user, http_client=plain
         ) as client,
     ):
         asked: Any = {"model": "fine", "messages": HI}
@@ -121,12 +125,12 @@ def test_chats_and_streams_over_tls(encrypted: Encrypted) -> None:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("polite", [False, True], ids=["cut", "goodbye"])
 @pytest.mark.parametrize(("model", "stream"), [("hung", False), ("hung", True), ("slow", True)])
-def test_a_client_that_goes_away_frees_its_slot(
-    encrypted: Encrypted, model: str, stream: bool, polite: bool, version: ssl.TLSVersion
+def test_a_disconnect_frees_the_slot(
+    tls_service: TLSService, model: str, stream: bool, polite: bool, version: ssl.TLSVersion
 ) -> None:
-    line = encrypted.connect(version)
-    encrypted.begin(line, model, stream)
-    eventually(lambda: encrypted.in_flight() == 1)
+    line = tls_service.connect(version)
+    tls_service.begin(line, model, stream)
+    eventually(lambda: tls_service.in_flight() == 1)
     if polite:
         # Says goodbye, and leaves the connection below open.
         line.settimeout(0)
@@ -135,20 +139,20 @@ def test_a_client_that_goes_away_frees_its_slot(
             raise OSError
     else:
         line.close()
-    eventually(lambda: encrypted.in_flight() == 0, timeout=3)
+    eventually(lambda: tls_service.in_flight() == 0, timeout=3)
     line.close()
 
 
-def test_plain_http_gets_nothing_and_harms_nothing(encrypted: Encrypted) -> None:
-    with socket.create_connection(("127.0.0.1", encrypted.port), timeout=10) as plain:
-        plain.sendall(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
+def test_plain_http_gets_nothing_and_harms_nothing(tls_service: TLSService) -> None:
+    with socket.create_connection(("127.0.0.1", tls_service.port), timeout=10) as plain:
+        plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert b"200" not in plain.recv(1000)
-    assert encrypted.request("/health")[0] == 200
+    assert tls_service.request("/health")[0] == 200
 
 
 def test_it_ends_at_once_with_an_idle_connection(tmp_path: Path) -> None:
-    with Encrypted(tmp_path) as service:
+    with TLSService(tmp_path) as service:
         line = http.client.HTTPSConnection("127.0.0.1", service.port, context=service.context)
         line.request("GET", "/health")
         assert line.getresponse().read()
@@ -163,16 +167,16 @@ def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("hello")
     for env, said in (
-        ({"TLS_CERTFILE": good["TLS_CERTFILE"]}, "go together"),
+        ({"TLS_CERTFILE": good["TLS_CERTFILE"]}, "Set both for HTTPS"),
         ({**good, "TLS_KEYFILE": str(tmp_path / "none")}, "No such file"),
         ({**good, "TLS_KEYFILE": other["TLS_KEYFILE"]}, "another certificate"),
-        ({**good, "TLS_CERTFILE": str(text)}, "no PEM files"),
+        ({**good, "TLS_CERTFILE": str(text)}, "not PEM files"),
         (locked, "has a password"),
     ):
         with pytest.raises(StartError, match=said):
             tls.context(Settings.load(env))
     done = command("run.py", "--no-fetch", env={"TLS_CERTFILE": good["TLS_CERTFILE"]})
-    assert (done.returncode, "go together" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "Set both for HTTPS" in done.stderr) == (1, True), done.stderr
 
 
 def test_nothing_older_than_tls_1_2(tmp_path: Path) -> None:

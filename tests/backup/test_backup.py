@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.catalogue.gguf_files import write_gguf
+from tests.models.gguf_files import write_gguf
 from tests.service import ROOT
-from vllm_obtain.backup import record
-from vllm_obtain.backup.record import BackupError
+from vllm_obtain.backup import manifest
+from vllm_obtain.backup.manifest import BackupError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -49,9 +49,9 @@ def run(where: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[
     unset = {name: value for name, value in os.environ.items() if name not in ("PORT", "LOG_DIR")}
     command = [sys.executable, "-m", "vllm_obtain", *words]
     env = {**unset, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    result = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> Any:
@@ -63,7 +63,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_everything_comes_back_on_another_machine(home: Path, tmp_path: Path) -> None:
+def test_a_backup_can_be_restored_on_another_machine(home: Path, tmp_path: Path) -> None:
     kept, new = tmp_path / "kept", tmp_path / "new"
     made = outcome(run(home, "backup", str(kept), "--json"))
     assert made["copied"] == made["files"] == 8
@@ -81,17 +81,17 @@ def test_everything_comes_back_on_another_machine(home: Path, tmp_path: Path) ->
     assert outcome(run(new, "restore", str(kept), "--json"))["copied"] == 0, "it is all here"
 
 
-def test_only_what_changed_is_copied_again(home: Path, tmp_path: Path) -> None:
+def test_only_changed_files_are_copied_again(home: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     run(home, "backup", str(kept))
-    assert "0 (0.0 MB) copied now" in run(home, "backup", str(kept)).stdout
+    assert "0 (0.0 MB) copied" in run(home, "backup", str(kept)).stdout
     (home / "logs" / "app.log").write_text("a line\nanother\n")
     (home / "models" / "alpha.gguf").unlink()
     assert outcome(run(home, "backup", str(kept), "--json"))["copied"] == 1
     assert (kept / "models" / "alpha.gguf").is_file(), "what is gone here is not thrown away there"
-    found = record.read(kept)
+    found = manifest.read(kept)
     assert found is not None
-    names = {each.where for each in found.files}
+    names = {each.backup_path for each in found.files}
     assert "models/alpha.gguf" not in names and "logs/app.log" in names
 
 
@@ -104,7 +104,7 @@ def test_parts_can_be_left_out(home: Path, tmp_path: Path) -> None:
     assert (new / "models" / "catalogue.toml").is_file()
 
 
-def test_nothing_here_is_lost_by_a_restore(home: Path, tmp_path: Path) -> None:
+def test_a_restore_overwrites_no_files(home: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     run(home, "backup", str(kept))
     (home / ".env").write_text("PORT=2\n")
@@ -116,7 +116,8 @@ def test_nothing_here_is_lost_by_a_restore(home: Path, tmp_path: Path) -> None:
     assert (home / ".env.before-restore").read_text() == "PORT=2\n"
 
 
-def test_a_damaged_backup_is_noticed(home: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_damaged_backup_is_detected(home: Path, tmp_path: Path) -> None:
     kept, new = tmp_path / "kept", tmp_path / "new"
     assert "There is no backup" in run(home, "restore", str(kept), code=1).stderr
     run(home, "backup", str(kept))
@@ -126,14 +127,16 @@ def test_a_damaged_backup_is_noticed(home: Path, tmp_path: Path) -> None:
     assert "is damaged" in run(new, "restore", str(kept), code=1).stderr
     assert not (new / "models" / "alpha.gguf").exists()
     (kept / "backup.json").write_text("{")
-    assert "no record of a backup" in run(new, "restore", str(kept), code=1).stderr
+    assert "not a valid backup manifest" in run(new, "restore", str(kept), code=1).stderr
 
 
 @pytest.mark.parametrize(
     ("path", "link"), [("../x", ""), ("/x", ""), ("a/../../x", ""), ("a", "../../x"), ("a", "/x")]
 )
-def test_a_record_cannot_name_what_is_outside(tmp_path: Path, path: str, link: str) -> None:
-    one = record.Copied("models", path, 1, 1, 0o644, "x", link)
-    record.write(tmp_path, record.Record(record.VERSION, 1, "0", [one]))
-    with pytest.raises(BackupError, match="which is not in the backup"):
-        record.read(tmp_path)
+def test_a_manifest_cannot_list_files_outside_the_backup(
+    tmp_path: Path, path: str, link: str
+) -> None:
+    one = manifest.Copied("models", path, 1, 1, 0o644, "x", link)
+    manifest.write(tmp_path, manifest.BackupManifest(manifest.VERSION, 1, "0", [one]))
+    with pytest.raises(BackupError, match="which is outside the backup"):
+        manifest.read(tmp_path)

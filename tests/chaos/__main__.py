@@ -1,9 +1,9 @@
-"""Constant load on a real service while its processes are killed, stopped and starved at random.
+"""Load on a real service while its processes are killed, stopped and deprived of CPU time.
 
 make chaos
 make chaos ARGS="--seconds 60 --seed 7"
 
-Exit status 1 when a promise was broken.
+Exit status 1 if a guarantee was broken.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ import tempfile
 from pathlib import Path
 
 from bench import report
+from bench.progress import Progress, Step
 from tests.chaos import verdict
-from tests.chaos.run import run
+from tests.chaos.run import WARM, run
 from tests.service import ROOT
 
 
 def main() -> int:
-    """Run it; 0 when every promise was kept."""
+    """Run the test; returns 0 if every guarantee was kept."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=1, help="order of the faults")
+    parser.add_argument("--seconds", type=float, default=600, help="duration")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
-    asked = parser.parse_args()
-    print(f"seed {asked.seed}, {asked.seconds:g} s", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        seen = run(asked.seed, asked.seconds, Path(folder))
-    checks, figures = verdict.checks(seen), verdict.figures(seen)
-    target = asked.results / f"chaos-{asked.seed}.json"
-    report.write(target, {"seed": asked.seed, "seconds": asked.seconds}, figures, checks)
+    arguments = parser.parse_args()
+    steps = [Step(f"load and faults, seed {arguments.seed}", arguments.seconds + WARM)]
+    with tempfile.TemporaryDirectory() as folder, Progress(steps) as progress:
+        progress.next_step()
+        result = run(arguments.seed, arguments.seconds, Path(folder), progress)
+    checks, figures = verdict.checks(result), verdict.figures(result)
+    target = arguments.results / f"chaos-{arguments.seed}.json"
+    report.write(target, {"seed": arguments.seed, "seconds": arguments.seconds}, figures, checks)
     for example in figures["examples"]:
         print(json.dumps(example))
     report.show(checks)
-    print(f"seed {asked.seed}; written: {target}")
+    print(f"Seed {arguments.seed}. Results: {target}")
     return int(any(check.ok is False for check in checks))
 
 

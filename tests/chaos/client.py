@@ -17,7 +17,7 @@ from typing import Any
 
 import httptools
 
-from tests.chaos.asks import Ask
+from tests.chaos.requests import CheckedRequest
 
 RETRIES = 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
@@ -29,7 +29,7 @@ ANSWERED, LEFT, CUT, LOST, WRONG, SILENT = "answered", "left", "cut", "lost", "w
 
 
 @dataclass
-class Seen:
+class Attempt:
     """What one try brought; times are of the monotonic clock."""
 
     began: float = field(default_factory=time.monotonic)
@@ -59,15 +59,17 @@ class Result:
         seen: the last try.
     """
 
-    ask: Ask
+    ask: CheckedRequest
     fate: str
     why: str
     tries: int
-    seen: Seen
+    seen: Attempt
     began: float
 
 
-async def ask(port: int, asked: Ask, told: Callable[[Ask, Seen], None]) -> Result:
+async def ask(
+    port: int, asked: CheckedRequest, told: Callable[[CheckedRequest, Attempt], None]
+) -> Result:
     """Ask, with the patience of a client library.
 
     Args:
@@ -77,34 +79,38 @@ async def ask(port: int, asked: Ask, told: Callable[[Ask, Seen], None]) -> Resul
     """
     began = time.monotonic()
     for tried in range(1, RETRIES + 2):
-        seen = await _try(port, asked, told)
-        if seen.broke in ("", LEFT) or seen.first_byte is not None or tried > RETRIES:
+        attempt = await _try(port, asked, told)
+        if attempt.broke in ("", LEFT) or attempt.first_byte is not None or tried > RETRIES:
             break
         pause = min(FIRST_PAUSE * 2 ** (tried - 1), LONGEST_PAUSE)
         await asyncio.sleep(pause * (1 - 0.25 * random.random()))  # noqa: S311 - no secret
-    fate, why = judge(asked, seen)
-    return Result(asked, fate, why, tried, seen, began)
+    fate, why = judge(asked, attempt)
+    return Result(asked, fate, why, tried, attempt, began)
 
 
-async def _try(port: int, asked: Ask, told: Callable[[Ask, Seen], None]) -> Seen:
+async def _try(
+    port: int, asked: CheckedRequest, told: Callable[[CheckedRequest, Attempt], None]
+) -> Attempt:
     exchange = _Exchange(asked, told)
-    seen = exchange.seen
+    attempt = exchange.seen
     try:
         async with asyncio.timeout(asked.leaves_after or PATIENCE):
             await exchange.run(port)
     except TimeoutError:
-        seen.broke = LEFT if asked.leaves_after else f"no answer within {PATIENCE:g} s"
+        attempt.broke = LEFT if asked.leaves_after else f"no answer within {PATIENCE:g} s"
     except (OSError, httptools.HttpParserError) as error:
-        seen.broke = f"{type(error).__name__}: {error}"
-    seen.ended = time.monotonic()
-    return seen
+        attempt.broke = f"{type(error).__name__}: {error}"
+    attempt.ended = time.monotonic()
+    return attempt
 
 
 class _Exchange:
     """Sends one request and reads what comes."""
 
-    def __init__(self, asked: Ask, told: Callable[[Ask, Seen], None]) -> None:
-        self.seen = Seen()
+    def __init__(
+        self, asked: CheckedRequest, told: Callable[[CheckedRequest, Attempt], None]
+    ) -> None:
+        self.seen = Attempt()
         self._asked = asked
         self._told = told
         self._rest = b""
@@ -141,13 +147,13 @@ class _Exchange:
                     self._event(line[6:])
 
     def on_message_complete(self) -> None:
-        seen = self.seen
-        seen.whole = True
-        seen.status = self._parser.get_status_code()
-        if seen.status == 200 and not self._asked.streamed:
-            answer = json.loads(seen.body)
+        attempt = self.seen
+        attempt.whole = True
+        attempt.status = self._parser.get_status_code()
+        if attempt.status == 200 and not self._asked.streamed:
+            answer = json.loads(attempt.body)
             self._choice(answer["choices"][0], "message")
-            seen.done = True
+            attempt.done = True
 
     def _event(self, data: bytes) -> None:
         if data.strip() == b"[DONE]":
@@ -172,7 +178,7 @@ class _Exchange:
             self._told(self._asked, self.seen)
 
 
-def judge(asked: Ask, seen: Seen) -> tuple[str, str]:
+def judge(asked: CheckedRequest, seen: Attempt) -> tuple[str, str]:
     """Say what became of a request, by its last try."""
     if seen.broke == LEFT:
         return LEFT, ""

@@ -16,10 +16,11 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.asks import ECHO, REAL, Asker
 from tests.chaos.client import RETRIES
+from tests.chaos.requests import ECHO, REAL, RequestGenerator
 from tests.service import Service
-from vllm_obtain.supervisor.back_off import SETTLED
+from tests.waiting import runs
+from vllm_obtain.supervisor.engine.backoff import SETTLED
 
 # Seconds between two faults, that a process is stopped, and that processors are short.
 PAUSE = (0.5, 2.5)
@@ -87,6 +88,7 @@ class Injector:
         tokens: told by the clients.
         asker: makes up their requests.
         stall: STALL_SECONDS of the service.
+        pause: seconds between two faults, at least and at most.
     """
 
     def __init__(
@@ -94,14 +96,16 @@ class Injector:
         service: Service,
         draw: random.Random,
         tokens: Tokens,
-        asker: Asker,
+        asker: RequestGenerator,
         stall: float,
+        pause: tuple[float, float] = PAUSE,
     ) -> None:
         self._service = service
         self._draw = draw
         self._tokens = tokens
         self._asker = asker
         self._stall = stall
+        self._pause = pause
         self._burners: list[subprocess.Popen[bytes]] = []
         self.faults: list[Fault] = []
         self._deck: list[Callable[[], Any]] = []
@@ -110,7 +114,7 @@ class Injector:
         """Cause faults until a moment of the monotonic clock."""
         try:
             while time.monotonic() < until:
-                await asyncio.sleep(self._draw.uniform(*PAUSE))
+                await asyncio.sleep(self._draw.uniform(*self._pause))
                 with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                     await self._next()()
         finally:
@@ -207,7 +211,7 @@ class Injector:
         process.suspend()
         end = time.monotonic() + self._stall + PATIENCE
         try:
-            while process.is_running():
+            while runs(process):
                 if time.monotonic() > end:
                     fault.failed = f"nobody ended it within {self._stall + PATIENCE:.0f} s"
                     return

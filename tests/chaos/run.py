@@ -14,11 +14,12 @@ from typing import Any
 
 import psutil
 
-from bench.probe import Probes, probing
+from bench.probe import Probes, health_probe
+from bench.progress import Progress
 from tests.chaos import client
-from tests.chaos.asks import ECHO, REAL, Ask, Asker
-from tests.chaos.client import Result, Seen
-from tests.chaos.faults import Fault, Injector, Tokens
+from tests.chaos.client import Attempt, Result
+from tests.chaos.faults import PAUSE, Fault, Injector, Tokens
+from tests.chaos.requests import ECHO, REAL, CheckedRequest, RequestGenerator
 from tests.fake_engine import write_model
 from tests.service import ROOT, Service
 
@@ -54,18 +55,28 @@ class Run:
     logged: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run(seed: int, seconds: float, folder: Path) -> Run:
+def run(
+    seed: int,
+    seconds: float,
+    folder: Path,
+    progress: Progress | None = None,
+    warm: float = WARM,
+    pause: tuple[float, float] = PAUSE,
+) -> Run:
     """Do it.
 
     Args:
         seed: of the random numbers.
         seconds: how long there are faults.
         folder: for models and logs.
+        progress: shows the number of faults and requests.
+        warm: seconds without faults before.
+        pause: seconds between two faults, at least and at most.
     """
     seen = Run(seed, seconds)
     with Service(["run.py", "--no-fetch"], folder, _settings(folder)) as service:
-        with probing(service.port, PROBE) as seen.health:
-            asyncio.run(_Chaos(service, seen).run())
+        with health_probe(service.port, PROBE) as seen.health:
+            asyncio.run(_Chaos(service, seen, progress).run(warm, pause))
         seen.orphans += _too_many(service)
         service.signal(signal.SIGTERM)
         try:
@@ -79,22 +90,23 @@ def run(seed: int, seconds: float, folder: Path) -> Run:
 class _Chaos:
     """Clients and faults."""
 
-    def __init__(self, service: Service, seen: Run) -> None:
+    def __init__(self, service: Service, seen: Run, progress: Progress | None = None) -> None:
         self._service = service
         self._seen = seen
+        self._progress = progress
         self._draw = random.Random(seen.seed)  # noqa: S311 - no secret
         self._tokens = Tokens()
-        self._asker = Asker(random.Random(seen.seed + 1))  # noqa: S311 - no secret
+        self._asker = RequestGenerator(random.Random(seen.seed + 1))  # noqa: S311 - no secret
         self._over = False
 
-    async def run(self) -> None:
+    async def run(self, warm: float, pause: tuple[float, float]) -> None:
         clients = [
             asyncio.create_task(self._ask(ECHO if number < ECHOERS else REAL))
             for number in range(CLIENTS)
         ]
-        await asyncio.sleep(WARM)
+        await asyncio.sleep(warm)
         weighing = asyncio.create_task(self._weigh())
-        injector = Injector(self._service, self._draw, self._tokens, self._asker, STALL)
+        injector = Injector(self._service, self._draw, self._tokens, self._asker, STALL, pause)
         self._seen.faults = injector.faults
         try:
             await injector.run(time.monotonic() + self._seen.seconds)
@@ -108,12 +120,18 @@ class _Chaos:
 
     async def _ask(self, model: str) -> None:
         while not self._over:
-            asked = self._asker.next(model)
-            self._asker.sent(asked)
-            self._seen.results.append(await client.ask(self._service.port, asked, self._told))
-            self._asker.answered(asked)
+            request = self._asker.next(model)
+            self._asker.sent(request)
+            self._seen.results.append(await client.ask(self._service.port, request, self._told))
+            self._asker.answered(request)
+            self._show_progress()
 
-    def _told(self, asked: Ask, seen: Seen) -> None:
+    def _show_progress(self) -> None:
+        if self._progress is not None:
+            faults, results = len(self._seen.faults), len(self._seen.results)
+            self._progress.set_detail(f"{faults} faults, {results:,} requests")
+
+    def _told(self, asked: CheckedRequest, seen: Attempt) -> None:
         # A plain answer tells at its end only when it began.
         if asked.streamed and not seen.cached and not asked.cacheable:
             self._tokens.came(asked.model)
@@ -163,8 +181,8 @@ _KINDS = {
     "guard.py": "guard",
     "vllm_obtain.supervisor": "supervisor",
     "fake_engine_server": "fake engine",
-    "llama_cpp_server": "llama.cpp",
-    "trial_process": "trial",
+    "llama_cpp/server.py": "llama.cpp",
+    "grammar_worker": "trial",
 }
 
 

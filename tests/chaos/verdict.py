@@ -1,4 +1,4 @@
-"""What was promised, and whether a run kept it."""
+"""The guarantees, and whether a run kept them."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ EXAMPLES = 20
 
 
 def checks(run: Run) -> list[Check]:
-    """Judge a run."""
+    """Check a run."""
     fates = Counter(result.fate for result in run.results)
     lost = f"{fates[LOST]} of {len(run.results):,}"
-    slow = [fault for fault in _measured(run) if _late(fault) > RECOVERY]
+    slow = [fault for fault in _measured_faults(run) if _late(fault) > RECOVERY]
     failed = [f"{fault.kind}: {fault.failed}" for fault in run.faults if fault.failed]
     return [
-        _none("requests lost before their first byte", lost, fates[LOST]),
-        _none("answers that were wrong, or somebody else's", str(fates[WRONG]), fates[WRONG]),
-        _none("streams that ended early without a word", str(fates[SILENT]), fates[SILENT]),
-        _none("processes and sockets left", "; ".join(run.orphans) or "0", len(run.orphans)),
-        _none("places still held at the end", str(run.leaked), run.leaked),
-        _none("faults that the service did not get over", "; ".join(failed) or "0", len(failed)),
+        _none("requests lost before the first byte", lost, fates[LOST]),
+        _none("responses wrong or of another request", str(fates[WRONG]), fates[WRONG]),
+        _none("streams that ended early without an error", str(fates[SILENT]), fates[SILENT]),
+        _none("leftover processes and sockets", "; ".join(run.orphans) or "0", len(run.orphans)),
+        _none("leaked slots at the end", str(run.leaked), run.leaked),
+        _none("faults without recovery", "; ".join(failed) or "0", len(failed)),
         Check(
-            "from an engine's kill to its model's next token, above the start itself: worst",
+            "worst time from a kill to the next token, minus the engine's start time",
             "",
             f"<= {RECOVERY:g} s",
             _recovery(run),
             not slow,
         ),
-        _told("asked again by the client, a worker was killed under it", str(_retried(run))),
-        _told("streams cut behind their first byte, and told so", str(fates[CUT])),
-        _told("faults", _faults(run)),
-        _told("memory in MiB, first to last (largest)", _memory(run)),
-        _told("/health p50, p99, largest", _health(run)),
+        _figure(
+            "requests retried by the client after a worker was killed", str(_count_retries(run))
+        ),
+        _figure("streams interrupted after the first byte, with an error", str(fates[CUT])),
+        _figure("faults", _faults(run)),
+        _figure("memory in MiB, first to last (max)", _memory(run)),
+        _figure("/health p50, p99, max", _health(run)),
     ]
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """What is written beside the verdict."""
+    """Collect the figures for the JSON file."""
     kinds = Counter((result.ask.kind, result.fate) for result in run.results)
     bad = [result for result in run.results if result.fate in (LOST, WRONG, SILENT)]
     began = min((result.began for result in run.results), default=0.0)
@@ -84,7 +86,7 @@ def figures(run: Run) -> dict[str, Any]:
     }
 
 
-def _measured(run: Run) -> list[Fault]:
+def _measured_faults(run: Run) -> list[Fault]:
     return [fault for fault in run.faults if fault.recovered is not None and fault.start]
 
 
@@ -93,9 +95,9 @@ def _late(fault: Fault) -> float:
 
 
 def _recovery(run: Run) -> str:
-    measured = _measured(run)
+    measured = _measured_faults(run)
     if not measured:
-        return "none killed"
+        return "no engine killed"
     worst = max(measured, key=_late)
     return (
         f"{_late(worst):+.2f} s ({worst.recovered:.2f} s, start {worst.start:.2f} s), "
@@ -104,7 +106,7 @@ def _recovery(run: Run) -> str:
     )
 
 
-def _retried(run: Run) -> int:
+def _count_retries(run: Run) -> int:
     return sum(result.tries > 1 for result in run.results)
 
 
@@ -127,9 +129,9 @@ def _health(run: Run) -> str:
     return f"{seen['p50']:.0f}, {seen['p99']:.0f}, {seen['max']:.0f} ms"
 
 
-def _none(what: str, seen: str, count: int) -> Check:
-    return Check(what, "", "0", seen, count == 0)
+def _none(metric: str, result: str, count: int) -> Check:
+    return Check(metric, "", "0", result, count == 0)
 
 
-def _told(what: str, seen: str) -> Check:
-    return Check(what, "", "", seen)
+def _figure(metric: str, result: str) -> Check:
+    return Check(metric, "", "", result)

@@ -10,13 +10,13 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from vllm_obtain.chat import grammar
-from vllm_obtain.chat.call_format import CallFormat
-from vllm_obtain.chat.prompted import FORMAT
-from vllm_obtain.chat.thinking import Thinking
+from vllm_obtain.chat.reasoning_tags import ReasoningTags
+from vllm_obtain.chat.tool_call_format import ToolCallFormat
+from vllm_obtain.chat.tool_prompt import FORMAT
 from vllm_obtain.errors import InvalidRequest
 
-BARE = CallFormat('{"name": "', '", "parameters": ', None, "}")
-THINK = Thinking("<think>", "</think>")
+BARE = ToolCallFormat('{"name": "', '", "parameters": ', None, "}")
+THINK = ReasoningTags("<think>", "</think>")
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:
@@ -37,19 +37,21 @@ def allows(made: str, text: str) -> bool:
     return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
 
 
-def calls(required: bool, several: bool = True, spelled: CallFormat = FORMAT, **more: Any) -> str:
+def calls(
+    required: bool, several: bool = True, spelled: ToolCallFormat = FORMAT, **more: Any
+) -> str:
     return grammar.of_calls(spelled, TOOLS, required, several, **more)
 
 
 @pytest.mark.parametrize("required", [True, False])
 def test_calls_are_held_to_their_schemas(required: bool) -> None:
-    made = calls(required)
-    assert allows(made, CALL)
-    assert allows(made, FORMAT.write([GET, ("any", '{"x": [1, {}]}')]))
+    tool_calls = calls(required)
+    assert allows(tool_calls, CALL)
+    assert allows(tool_calls, FORMAT.write([GET, ("any", '{"x": [1, {}]}')]))
     for wrong in (("get", "{}"), ("get", '{"city": 1}'), ("put", "{}"), ("any", "[]")):
-        assert not allows(made, FORMAT.write([wrong])), wrong
-    assert not allows(made, FORMAT.write([("get", '{"city": "much too long"}')]))
-    assert not allows(made, CALL[:-1])
+        assert not allows(tool_calls, FORMAT.write([wrong])), wrong
+    assert not allows(tool_calls, FORMAT.write([("get", '{"city": "much too long"}')]))
+    assert not allows(tool_calls, CALL[:-1])
     assert not allows(calls(required, several=False), FORMAT.write([GET, GET]))
 
 
@@ -63,24 +65,24 @@ def test_text_may_stand_instead_of_calls_or_before_them_if_none_is_required() ->
 
 
 def test_calls_without_a_mark_stand_alone() -> None:
-    made = calls(False, spelled=BARE)
-    assert allows(made, BARE.write([GET]))
-    assert allows(made, 'Say {"name": "x"}.')
-    assert not allows(made, '{"name": "get" or so')
+    tool_calls = calls(False, spelled=BARE)
+    assert allows(tool_calls, BARE.write([GET]))
+    assert allows(tool_calls, 'Say {"name": "x"}.')
+    assert not allows(tool_calls, '{"name": "get" or so')
 
 
 def test_a_form_may_stand_instead_of_calls() -> None:
-    made = calls(False, form=grammar.of_schema({"type": "integer"}))
-    assert allows(made, "42") and allows(made, CALL)
-    assert not allows(made, "forty-two")
+    tool_calls = calls(False, content=grammar.of_schema({"type": "integer"}))
+    assert allows(tool_calls, "42") and allows(tool_calls, CALL)
+    assert not allows(tool_calls, "forty-two")
 
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_model_may_reason_first(begun: bool) -> None:
     opened = "" if begun else "<think>"
     for required in (True, False):
-        made = calls(required, not_first="" if begun else "<think>")
-        made = grammar.after_thinking(made, THINK, begun)
+        made = calls(required, excluded_prefix="" if begun else "<think>")
+        made = grammar.after_reasoning(made, THINK, begun)
         assert allows(made, f"{opened}Hm, <tool_call>?</think>\n\n{CALL}")
         assert allows(made, f"{opened}Hm.</think>Hello.") is not required
         assert allows(made, CALL) is not begun
@@ -91,8 +93,8 @@ def test_a_model_may_reason_first(begun: bool) -> None:
     [
         (grammar.of_object(), '{"a": [1, null]}', "[]"),
         (grammar.of_choice(["yes", 'no "x"\n']), 'no "x"\n', "maybe"),
-        (grammar.of_regex(r"\d{3}/[a-z]+"), "123/abc", "12/abc"),
-        (grammar.of_regex(r"a\/b"), "a/b", "ab"),
+        (grammar.of_regex(r"\d{3}/[a-z]+", "guided_regex"), "123/abc", "12/abc"),
+        (grammar.of_regex(r"a\/b", "guided_regex"), "a/b", "ab"),
         (grammar.of_language('root ::= "a" b+\nb ::= [0-9]', "g"), "a12", "a"),
         (grammar.of_language('start: "a" /b+/', "g"), "abb", "a"),
     ],
@@ -131,20 +133,17 @@ def test_schemas(schema: Any, right: Any, wrong: Any) -> None:
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
-        ({"not": {}}, '"not"'),
-        ({"type": "array", "uniqueItems": True}, '"uniqueItems"'),
-        ({"type": "string", "format": "poem"}, "poem"),
-        ({"type": "string", "pattern": "(?=a)"}, "look-ahead"),
-        ({"$ref": "https://elsewhere/x"}, "https://elsewhere/x"),
-        ({"$ref": "#/$defs/x"}, "/$defs/x"),
-        ({"type": "thing"}, "thing"),
-        ({"enum": []}, "empty"),
+        ({"not": {"type": "null"}}, "'/not'"),
+        ({"type": "array", "uniqueItems": True}, "'/uniqueItems'"),
+        ({"type": "string", "pattern": "(?=a)"}, "(?="),
+        ({"$ref": "https://elsewhere/x"}, "'/$ref'"),
+        ({"type": "thing"}, "'/type'"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
     ],
 )
 def test_what_cannot_be_held_is_refused_and_named(schema: Any, named: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        grammar.check(grammar.of_schema(schema), "response_format")
+        grammar.check(grammar.of_contract(schema, "response_format"), "response_format")
     assert named in caught.value.message
     assert (caught.value.param, caught.value.code) == ("response_format", "unsupported_schema")
 
@@ -152,25 +151,25 @@ def test_what_cannot_be_held_is_refused_and_named(schema: Any, named: str) -> No
 def test_a_huge_schema_is_quick_or_refused() -> None:
     began = time.monotonic()
     grammar.check(grammar.of_schema({"enum": [f"value{n}" for n in range(20_000)]}), "x")
-    with pytest.raises(InvalidRequest, match="bytes of grammar"):
+    with pytest.raises(InvalidRequest, match=r"its grammar has [\d,]+ bytes"):
         grammar.check(grammar.of_schema({"enum": [f"value{n}" for n in range(60_000)]}), "x")
-    for depth, words in ((300, "recursion limit"), (3000, "nested too deeply")):
+    for depth in (60, 3000):
         deep: Any = {"type": "string"}
         for _ in range(depth):
             deep = {"type": "object", "properties": {"a": deep}}
-        with pytest.raises(InvalidRequest, match=words):
-            grammar.check(grammar.of_schema(deep), "x")
+        with pytest.raises(InvalidRequest, match="more than 100 levels"):
+            grammar.of_contract(deep, "x")
     assert time.monotonic() - began < 2
 
 
 def test_space_does_not_hide_a_call() -> None:
-    bare = CallFormat('{"name": "', '", "parameters": ', None, "}")
-    made = calls(False, False, bare)
-    assert not allows(made, '\n {"name": "Ann", "age": 3}') and allows(made, "\nAnn")
+    bare = ToolCallFormat('{"name": "', '", "parameters": ', None, "}")
+    tool_calls = calls(False, False, bare)
+    assert not allows(tool_calls, '\n {"name": "Ann", "age": 3}') and allows(tool_calls, "\nAnn")
 
 
 def test_a_clients_grammar_may_use_its_own_start() -> None:
     own = grammar.of_language('start: "<start>" start | /start./ // the start\n', "guided_grammar")
-    made = grammar.after_thinking(own, Thinking("<think>", "</think>"), begun=True)
-    assert allows(made, "Hm.</think><start><start>start!")
-    assert not allows(made, "Hm.</think><start>Hm.</think>start!")
+    lark = grammar.after_reasoning(own, ReasoningTags("<think>", "</think>"), begun=True)
+    assert allows(lark, "Hm.</think><start><start>start!")
+    assert not allows(lark, "Hm.</think><start>Hm.</think>start!")

@@ -9,12 +9,13 @@ import pytest
 
 from tests.chat.templates import CHATML, HERMES, OPENER, STRICT, THINKER
 from tests.chat.test_grammar import allows
-from vllm_obtain.catalogue.chat_words import ChatWords
-from vllm_obtain.chat.prepare import Prepared, prepare_chat
-from vllm_obtain.chat.speaker import Speaker, _speaker
-from vllm_obtain.chat.template import TemplateError
+from tests.engine_requests import params
+from vllm_obtain.chat.chat_format import ChatFormat, _derive
+from vllm_obtain.chat.chat_template import TemplateError
+from vllm_obtain.chat.prepare import PreparedRequest, prepare_chat
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
-from vllm_obtain.protocol.parse import parse_chat
+from vllm_obtain.models.chat_tokens import ChatTokens
+from vllm_obtain.protocol.parsing import parse_chat
 
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
@@ -22,46 +23,52 @@ TOOLS = [
 ]
 
 
-def talker(template: str | None, **words: Any) -> Speaker:
-    return _speaker(ChatWords(template, **words), None)
+def chat_format_of(template: str | None, **words: Any) -> ChatFormat:
+    return _derive(ChatTokens(template, **words), None)
 
 
-def prepared(template: str | None, speaker: Speaker | None = None, **fields: Any) -> Prepared:
-    asked = {"messages": [{"role": "user", "content": "Hi"}], **fields}
-    return prepare_chat(parse_chat(json.dumps(asked).encode()), speaker or talker(template))
+def prepare(
+    template: str | None, chat_format: ChatFormat | None = None, **fields: Any
+) -> PreparedRequest:
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    request = parse_chat(json.dumps(body).encode())
+    return prepare_chat(request, params(request), chat_format or chat_format_of(template))
 
 
-def named(name: str) -> dict[str, Any]:
+def named_choice(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
 def test_a_plain_chat_is_written_and_nothing_is_looked_for() -> None:
-    made = prepared(CHATML)
-    assert made.task.prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert (made.task.grammar, made.reading, made.task.bos) == (None, None, "")
+    request = prepare(CHATML)
+    assert request.request.prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert (request.request.grammar, request.parser, request.request.bos) == (None, None, "")
 
 
 def test_a_model_without_a_template_is_taken_for_chatml() -> None:
-    assert prepared(None).task.prompt == prepared(CHATML).task.prompt
-    assert talker(None).assumed and not talker(CHATML).assumed
+    assert prepare(None).request.prompt == prepare(CHATML).request.prompt
+    assert chat_format_of(None).assumed and not chat_format_of(CHATML).assumed
 
 
 def test_the_first_token_is_there_once() -> None:
     begins = "{{ bos_token }}" + CHATML
     for template in (CHATML, begins):
-        task = prepared(None, talker(template, bos="<s>", adds_bos=True)).task
+        task = prepare(None, chat_format_of(template, bos="<s>", adds_bos=True)).request
         assert isinstance(task.prompt, str)
         assert task.prompt.startswith("<s><|im") and task.bos == "<s>"
-    assert prepared(None, talker(CHATML, bos="<s>")).task.prompt == prepared(CHATML).task.prompt
+    assert (
+        prepare(None, chat_format_of(CHATML, bos="<s>")).request.prompt
+        == prepare(CHATML).request.prompt
+    )
 
 
 def test_tools_go_into_the_template_or_into_words() -> None:
-    own, told = prepared(HERMES, tools=TOOLS), prepared(CHATML, tools=TOOLS)
-    assert 'Tools: [{"type": "function"' in str(own.task.prompt)
-    assert "<tools>" in str(told.task.prompt)
+    own, told = prepare(HERMES, tools=TOOLS), prepare(CHATML, tools=TOOLS)
+    assert 'Tools: [{"type": "function"' in str(own.request.prompt)
+    assert "<tools>" in str(told.request.prompt)
     for made in (own, told):
-        assert made.reading is not None and made.reading.calls is not None
-        assert allows(str(made.task.grammar), "Just text.")
+        assert made.parser is not None and made.parser.calls is not None
+        assert allows(str(made.request.grammar), "Just text.")
 
 
 @pytest.mark.parametrize(
@@ -69,16 +76,19 @@ def test_tools_go_into_the_template_or_into_words() -> None:
     [
         ("auto", ["one", "two"], True),
         ("required", ["one", "two"], False),
-        (named("two"), ["two"], False),
+        (named_choice("two"), ["two"], False),
         (
-            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named("one")]}},
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": [named_choice("one")]},
+            },
             ["one"],
             True,
         ),
         (
             {
                 "type": "allowed_tools",
-                "allowed_tools": {"mode": "required", "tools": [named("one")]},
+                "allowed_tools": {"mode": "required", "tools": [named_choice("one")]},
             },
             ["one"],
             False,
@@ -86,20 +96,18 @@ def test_tools_go_into_the_template_or_into_words() -> None:
     ],
 )
 def test_which_tools_may_be_called(choice: Any, allowed: list[str], text: bool) -> None:
-    made = prepared(HERMES, tools=TOOLS, tool_choice=choice)
-    grammar, spelled = str(made.task.grammar), talker(HERMES).calls
+    request = prepare(HERMES, tools=TOOLS, tool_choice=choice)
+    grammar, spelled = str(request.request.grammar), chat_format_of(HERMES).tool_call_format
     for name in ("one", "two"):
         assert allows(grammar, spelled.write([(name, "{}")])) is (name in allowed)
         # All are told, so that the prompt stays the same from turn to turn.
-        assert f'"name": "{name}"' in str(made.task.prompt)
+        assert f'"name": "{name}"' in str(request.request.prompt)
     assert allows(grammar, "text") is text
 
 
 def test_no_tool_is_told_where_none_may_be_called() -> None:
-    made = prepared(HERMES, tools=TOOLS, tool_choice="none")
-    assert made.task == prepared(HERMES).task.__class__(
-        made.task.request, prepared(HERMES).task.prompt
-    )
+    request = prepare(HERMES, tools=TOOLS, tool_choice="none")
+    assert request.request == prepare(HERMES).request
 
 
 @pytest.mark.parametrize(
@@ -113,60 +121,60 @@ def test_no_tool_is_told_where_none_may_be_called() -> None:
 )
 def test_how_many_calls(template: str, parallel: bool | None, several: bool) -> None:
     more = {} if parallel is None else {"parallel_tool_calls": parallel}
-    made = prepared(template, tools=TOOLS, tool_choice="required", **more)
-    both = talker(template).calls.write([("one", "{}"), ("two", "{}")])
-    assert allows(str(made.task.grammar), both) is several
+    request = prepare(template, tools=TOOLS, tool_choice="required", **more)
+    both = chat_format_of(template).tool_call_format.write([("one", "{}"), ("two", "{}")])
+    assert allows(str(request.request.grammar), both) is several
 
 
 def test_reasoning_is_looked_for_where_the_model_reasons() -> None:
-    thinking = prepared(THINKER)
-    assert thinking.reading is not None and thinking.reading.marks is not None
-    assert not thinking.reading.begun
-    begun = prepared(OPENER)
-    assert begun.reading is not None and begun.reading.begun
-    switched_off = prepared(THINKER, reasoning_effort="none")
-    assert switched_off.reading is None
-    assert "</think>" in str(switched_off.task.prompt)
-    shaped = prepared(THINKER, response_format={"type": "json_object"})
-    assert allows(str(shaped.task.grammar), "<think>hm</think>\n{}")
-    assert allows(str(shaped.task.grammar), "{}")
+    thinking = prepare(THINKER)
+    assert thinking.parser is not None and thinking.parser.marks is not None
+    assert not thinking.parser.begun
+    begun = prepare(OPENER)
+    assert begun.parser is not None and begun.parser.begun
+    switched_off = prepare(THINKER, reasoning_effort="none")
+    assert switched_off.parser is None
+    assert "</think>" in str(switched_off.request.prompt)
+    shaped = prepare(THINKER, response_format={"type": "json_object"})
+    assert allows(str(shaped.request.grammar), "<think>hm</think>\n{}")
+    assert allows(str(shaped.request.grammar), "{}")
 
 
 def test_effort_is_refused_where_the_template_has_none() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        prepared(CHATML, reasoning_effort="high")
+        prepare(CHATML, reasoning_effort="high")
     assert caught.value.param == "reasoning_effort"
-    assert prepared(CHATML, reasoning_effort="none").task.prompt == prepared(CHATML).task.prompt
+    assert prepare(CHATML, reasoning_effort="none").request.prompt == prepare(CHATML).request.prompt
 
 
 def test_variables_reach_the_template() -> None:
     template = CHATML + "{{ mood }}"
-    made = prepared(template, chat_template_kwargs={"mood": "gay"})
-    assert str(made.task.prompt).endswith("gay")
+    request = prepare(template, chat_template_kwargs={"mood": "gay"})
+    assert str(request.request.prompt).endswith("gay")
 
 
 def test_the_last_message_can_be_gone_on_with() -> None:
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The sea is "}]
-    made = prepared(CHATML, messages=talk, continue_final_message=True)
-    assert str(made.task.prompt).endswith("<|im_start|>assistant\nThe sea is")
-    with pytest.raises(InvalidRequest, match="exclude"):
-        prepared(CHATML, messages=talk, continue_final_message=True, add_generation_prompt=True)
-    silent = prepared(CHATML, add_generation_prompt=False)
-    assert str(silent.task.prompt).endswith("Hi<|im_end|>\n")
+    request = prepare(CHATML, messages=talk, continue_final_message=True)
+    assert str(request.request.prompt).endswith("<|im_start|>assistant\nThe sea is")
+    with pytest.raises(InvalidRequest, match="mutually exclusive"):
+        prepare(CHATML, messages=talk, continue_final_message=True, add_generation_prompt=True)
+    silent = prepare(CHATML, add_generation_prompt=False)
+    assert str(silent.request.prompt).endswith("Hi<|im_end|>\n")
 
 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{{ raise_exception('two in a row') }}", "refuses the conversation: two in a row"),
-        ("{{ messages[7].content.x.y }}", "cannot write this conversation"),
-        ("{{ ''.__class__.__mro__ }}", "cannot write this conversation"),
+        ("{{ raise_exception('two in a row') }}", "rejects the messages: two in a row"),
+        ("{{ messages[7].content.x.y }}", "failed on these messages"),
+        ("{{ ''.__class__.__mro__ }}", "failed on these messages"),
         ("{% for %}", "is broken"),
     ],
 )
 def test_a_template_that_fails_is_the_clients_error(template: str, words: str) -> None:
     with pytest.raises(TemplateError, match=words) as caught:
-        prepared(template)
+        prepare(template)
     assert (caught.value.status, caught.value.code) == (400, "chat_template_error")
 
 
@@ -176,42 +184,45 @@ def test_what_templates_of_hugging_face_use() -> None:
         "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
         "{{ {'b': 'ä<', 'a': 1} | tojson }}{{ strftime_now('%Y') | length }}"
     )
-    assert prepared(template).task.prompt == 'Hi{"b": "ä<", "a": 1}4'
+    assert prepare(template).request.prompt == 'Hi{"b": "ä<", "a": 1}4'
 
 
-@pytest.mark.parametrize("name", ["self", "begin_answer", "more", "args", ""])
+@pytest.mark.parametrize("name", ["self", "template_kwargs", "args", ""])
 def test_a_variable_may_have_any_name(name: str) -> None:
-    made = prepared(CHATML, chat_template_kwargs={name: 1})
-    assert made.task.prompt == prepared(CHATML).task.prompt
+    request = prepare(CHATML, chat_template_kwargs={name: 1})
+    assert request.request.prompt == prepare(CHATML).request.prompt
 
 
 @pytest.mark.parametrize("text", ["", "  ", "im_end", "<|im_end|>", "assistant", "\n", "Hi"])
 def test_going_on_does_not_depend_on_the_words(text: str) -> None:
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]
-    made = prepared(CHATML, messages=talk, continue_final_message=True)
+    request = prepare(CHATML, messages=talk, continue_final_message=True)
     begun = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert made.task.prompt == begun + text.rstrip()
+    assert request.request.prompt == begun + text.rstrip()
 
 
 def test_calls_cannot_be_gone_on_with() -> None:
     call = {"id": "1", "function": {"name": "one", "arguments": "{}"}}
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]
-    with pytest.raises(InvalidRequest, match="without calls"):
-        prepared(HERMES, messages=talk, continue_final_message=True)
+    with pytest.raises(InvalidRequest, match="without tool calls"):
+        prepare(HERMES, messages=talk, continue_final_message=True)
 
 
 def test_tools_are_told_where_the_system_says_nothing() -> None:
-    made = prepared(STRICT, tools=TOOLS)
-    prompt = str(made.task.prompt)
+    request = prepare(STRICT, tools=TOOLS)
+    prompt = str(request.request.prompt)
     assert prompt.startswith("<turn>user\nYou can call functions.")
     assert prompt.endswith("\n\nHi</turn>")
 
 
 def test_marks_that_engines_do_not_show_are_not_used() -> None:
     hidden = frozenset({"<tool_call>"})
-    shown = talker(HERMES)
-    assert shown.own_tools and not talker(HERMES, control=hidden).own_tools
-    assert talker(THINKER).marks and not talker(THINKER, control=frozenset({"<think>"})).marks
+    shown = chat_format_of(HERMES)
+    assert shown.has_tool_template and not chat_format_of(HERMES, control=hidden).has_tool_template
+    assert (
+        chat_format_of(THINKER).marks
+        and not chat_format_of(THINKER, control=frozenset({"<think>"})).marks
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,7 +245,7 @@ def test_marks_that_engines_do_not_show_are_not_used() -> None:
     ],
 )
 def test_what_spells_a_mark_or_is_no_object_is_refused(fields: Any, param: str) -> None:
-    marked = talker(CHATML, control=frozenset({"<|im_end|>"}))
+    marked = chat_format_of(CHATML, control=frozenset({"<|im_end|>"}))
     with pytest.raises(InvalidRequest) as caught:
-        prepared(None, marked, **fields)
+        prepare(None, marked, **fields)
     assert caught.value.param == param

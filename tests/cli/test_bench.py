@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import ENVIRONMENT, write_model
-from tests.service import ROOT, Service, eventually
-from vllm_obtain.measuring.figures import Answer, figures
+from tests.service import ROOT, Service
+from tests.waiting import eventually
+from vllm_obtain.benchmark.stats import RequestResult, summarize
+
+pytestmark = pytest.mark.slow
 
 KEY = "vo-0123456789abcdef0123456789abcdef"
 SHORT = ("--prompt-tokens", "20", "--answer-tokens", "8")
@@ -31,8 +35,8 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     write_model(models, "slow", pace=0.2)
     write_model(models, "faulty", error={"message": "no luck"}, only_on=" 7 the ")
     env = {**ENVIRONMENT, "MODELS_DIR": str(models), "API_KEYS": KEY, "MAX_CONCURRENT_MODELS": "3"}
-    with Service(["run.py", "--no-fetch"], folder, env) as made:
-        yield made
+    with Service(["run.py", "--no-fetch"], folder, env) as service:
+        yield service
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -72,6 +76,7 @@ def test_a_real_model_is_measured(service: Service, tmp_path: Path) -> None:
         assert 0 < each["between_tokens_ms"]["p50"] < 1000 * each["seconds"]
 
 
+@pytest.mark.serial
 def test_what_a_stream_takes_is_told(fake: Service, tmp_path: Path) -> None:
     words = ("steady", "--url", fake.url, "--streams", "4", "--requests", "8", *SHORT)
     (figure,) = runs(bench(tmp_path, *words, "--json")[0])
@@ -80,10 +85,11 @@ def test_what_a_stream_takes_is_told(fake: Service, tmp_path: Path) -> None:
     assert 1 < figure["tokens_per_second_of_one"] <= 110
     assert figure["tokens_per_second"] > figure["tokens_per_second_of_one"]
     table, _ = bench(tmp_path, *words)
-    assert "tokens/s" in table and "p50 / p95" in table and "\x1b" not in table
+    assert "tok/s" in table and "p50 / p95" in table and "\x1b" not in table
     assert "…" not in table, "80 columns are enough"
 
 
+@pytest.mark.serial
 def test_time_cuts_a_run_off_and_that_is_no_failure(fake: Service, tmp_path: Path) -> None:
     words = ("slow", "--url", fake.url, "--streams", "2", "--duration", "0.7")
     out, _ = bench(tmp_path, *words, "--prompt-tokens", "60", "--json")
@@ -99,12 +105,12 @@ def test_failures_are_told_and_are_the_exit_code(fake: Service, tmp_path: Path) 
     assert (figure["failed"], figure["answers"]) == (1, 8)
     ((error, count),) = figure["errors"].items()
     assert "no luck" in error and count == 1
-    assert "1 times: " in bench(tmp_path, *words, code=1)[0]
+    assert "1 errors: " in bench(tmp_path, *words, code=1)[0]
 
 
 def test_a_service_that_answers_nothing_is_one_sentence(fake: Service, tmp_path: Path) -> None:
     _, silent = bench(tmp_path, "--url", "http://127.0.0.1:9", code=1)
-    assert "does not answer a chat" in silent and "vllm-obtain serve" in silent
+    assert "The chat request to" in silent and "vllm-obtain serve" in silent
     _, unknown = bench(tmp_path, "nobody", "--url", fake.url, code=1)
     assert "404" in unknown and "nobody" in unknown and "Traceback" not in unknown
     _, locked = bench(tmp_path, "--url", fake.url, "--key", "wrong", code=1)
@@ -113,6 +119,7 @@ def test_a_service_that_answers_nothing_is_one_sentence(fake: Service, tmp_path:
         bench(tmp_path, "--streams", wrong, code=2)
 
 
+@pytest.mark.serial
 def test_ctrl_c_prints_what_was_measured(fake: Service, tmp_path: Path) -> None:
     words = ("steady", "--url", fake.url, "--streams", "1,4", "--requests", "10000", "--json")
     # What the tests before have cut off may not have ended yet.
@@ -121,12 +128,13 @@ def test_ctrl_c_prints_what_was_measured(fake: Service, tmp_path: Path) -> None:
         # A model is asked for: it measures.
         while not any(each["in_flight"] for each in engines(fake)):
             assert process.poll() is None
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=20)
     assert process.returncode == 130, out + errors
-    told = json.loads(out)
-    assert told["interrupted"] is True and "Traceback" not in errors
-    assert [each["streams"] for each in told["runs"]] in ([], [1])
+    response = json.loads(out)
+    assert response["interrupted"] is True and "Traceback" not in errors
+    assert [each["streams"] for each in response["runs"]] in ([], [1])
 
 
 def engines(service: Service) -> list[dict[str, Any]]:
@@ -165,15 +173,15 @@ server.serve_forever()
 
 
 def test_figures_by_hand() -> None:
-    good = Answer(
+    good = RequestResult(
         10.0, first=10.5, last=12.5, ended=12.6, gaps=[1.0, 1.0], tokens=3, prompt_tokens=7
     )
-    cut = Answer(11.0, first=12.0, last=12.0, ended=14.0, tokens=1, cut=True)
-    bad = Answer(10.0, ended=10.1, error="500: no")
-    found = figures(2, [good, cut, bad])
+    cut = RequestResult(11.0, first=12.0, last=12.0, ended=14.0, tokens=1, cut=True)
+    bad = RequestResult(10.0, ended=10.1, error="500: no")
+    found = summarize(2, [good, cut, bad])
     assert (found.answers, found.failed, found.cut, found.seconds) == (1, 1, 1, 4.0)
     assert (found.tokens_per_second, found.tokens_per_second_of_one) == (1.0, 1.0)
     assert found.first_token_ms is not None and found.first_token_ms.p95 == 1000.0
     assert (found.prompt_tokens, found.answer_tokens, found.errors) == (7, 3, {"500: no": 1})
-    nothing = figures(1, [bad])
+    nothing = summarize(1, [bad])
     assert nothing.first_token_ms is None and nothing.tokens_per_second == 0

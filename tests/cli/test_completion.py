@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from tests.catalogue.gguf_files import write_gguf
+from tests.models.gguf_files import write_gguf
 from tests.service import ROOT
 from vllm_obtain import __version__
 from vllm_obtain.cli import app
@@ -26,29 +26,29 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def typed(*words: str, models: Path | None = None, **env: str) -> str:
+def run_program(*words: str, models: Path | None = None, **env: str) -> str:
     names = {"PYTHONPATH": str(ROOT), "MODELS_DIR": str(models or "/nonexistent")}
-    done = subprocess.run(
+    result = subprocess.run(
         [str(PROGRAM), *words],
         env={**os.environ, **names, **env},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def offered(line: str, models: Path | None = None) -> list[str]:
+def complete(line: str, models: Path | None = None) -> list[str]:
     """What bash is told when the tabulator is hit at the end of a line."""
     words = line.split(" ")
     ask = {"_VLLM_OBTAIN_COMPLETE": "complete_bash", "COMP_WORDS": line}
-    return typed(models=models, COMP_CWORD=str(len(words) - 1), **ask).split()
+    return run_program(models=models, COMP_CWORD=str(len(words) - 1), **ask).split()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_gets_a_script(shell: str) -> None:
-    script = typed(_VLLM_OBTAIN_COMPLETE=f"source_{shell}")
+    script = run_program(_VLLM_OBTAIN_COMPLETE=f"source_{shell}")
     assert f"complete_{shell}" in script and "vllm-obtain" in script
 
 
@@ -61,22 +61,22 @@ _vllm_obtain_completion {PROGRAM}
 echo "${{COMPREPLY[*]}}"
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MODELS_DIR": str(models)}
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
-    assert done.stdout.split() == ["alpha", "alpine"], done.stderr
+    result = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+    assert result.stdout.split() == ["alpha", "alpine"], result.stderr
 
 
 def test_commands_models_names_and_engines_are_offered(models: Path) -> None:
-    assert offered("vllm-obtain st") == ["stop", "status"]
-    assert offered("vllm-obtain keys ") == ["create", "list", "revoke"]
+    assert complete("vllm-obtain st") == ["stop", "status"]
+    assert complete("vllm-obtain keys ") == ["create", "list", "revoke"]
     for command in ("show", "load", "run", "bench"):
-        assert offered(f"vllm-obtain {command} al", models) == ["alpha", "alpine"], command
-    assert offered("vllm-obtain pull qwen3-8") == ["qwen3-8b"]
-    assert offered("vllm-obtain switch alpha l", models) == ["llama_cpp"]
+        assert complete(f"vllm-obtain {command} al", models) == ["alpha", "alpine"], command
+    assert complete("vllm-obtain pull qwen3-8") == ["qwen3-8b"]
+    assert complete("vllm-obtain switch alpha l", models) == ["llama_cpp"]
 
 
 def test_what_cannot_be_looked_up_is_not_offered(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("no folder")
-    assert offered("vllm-obtain show ", tmp_path / "models") == []
+    assert complete("vllm-obtain show ", tmp_path / "models") == []
 
 
 def commands(group: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -107,6 +107,6 @@ def test_every_table_is_there_for_programs_too() -> None:
 
 
 def test_version_and_a_wrong_command() -> None:
-    assert typed("version").strip() == __version__
+    assert run_program("version").strip() == __version__
     wrong = subprocess.run([str(PROGRAM), "serv"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "serve" in wrong.stderr

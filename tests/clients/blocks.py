@@ -36,8 +36,8 @@ def block(heading: str, service: Service | None = None, language: str = "python"
 
 def run(code: str, folder: Path) -> str:
     """Run an example in a process of its own, and return what it printed."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=150
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -10,6 +10,6 @@ from tests.test_docs import holds_words
 
 
 def test_the_example_prints_both_answers(service: Service, tmp_path: Path) -> None:
-    told = run(block("Claude Code and the anthropic SDK", service), tmp_path)
-    first, _, second = told.partition("\n")
-    assert holds_words(first) and second.strip(), told
+    output = run(block("Claude Code and the Anthropic SDK", service), tmp_path)
+    first, _, second = output.partition("\n")
+    assert holds_words(first) and second.strip(), output

@@ -12,8 +12,9 @@ import ollama
 import pytest
 
 from tests.clients.blocks import block, run
-from tests.service import Service, eventually
+from tests.service import Service
 from tests.test_docs import holds_words
+from tests.waiting import eventually
 
 MODEL = "smollm2-135m"
 HI = [{"role": "user", "content": "Say hi."}]
@@ -126,7 +127,7 @@ WRONG: dict[str, tuple[Callable[[ollama.Client], Any], int, str]] = {
     "an image": (
         lambda c: c.generate(MODEL, "What is it?", images=[b"\x89PNG\r\n\x1a\n" + bytes(16)]),
         400,
-        "reads text only",
+        "does not accept images",
     ),
     "too long a prompt": (lambda c: c.generate(MODEL, "word " * 20_000), 400, "context"),
     "pull": (lambda c: c.pull("llama3"), 404, "'llama3'"),

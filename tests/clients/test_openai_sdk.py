@@ -16,18 +16,18 @@ NODE = shutil.which("node") and shutil.which("npm")
 
 
 def test_the_example_for_python(service: Service, tmp_path: Path) -> None:
-    assert holds_words(run(block("The openai SDK", service), tmp_path))
+    assert holds_words(run(block("OpenAI SDK for Python", service), tmp_path))
 
 
 @pytest.mark.skipif(not NODE, reason="node and npm are not installed")
 def test_the_example_for_node(service: Service, tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"private": true}')
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "openai"]
-    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    if done.returncode != 0 and "network" in done.stderr:
+    result = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    if result.returncode != 0 and "network" in result.stderr:
         pytest.skip("npm cannot reach its registry")
-    assert done.returncode == 0, done.stderr
-    code = block("The openai SDK for Node", service, "javascript")
+    assert result.returncode == 0, result.stderr
+    code = block("OpenAI SDK for Node.js", service, "javascript")
     (tmp_path / "hello.mjs").write_text(code)
     told = subprocess.run(
         ["node", "hello.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=120

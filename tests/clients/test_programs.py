@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_chat import text_of
+from tests.gateway.test_chat import text_of
 from tests.service import Service
 
 MODEL = "smollm2-135m"
@@ -26,11 +26,11 @@ TOOL = {
 }
 
 
-def said(text: str) -> list[dict[str, Any]]:
+def messages_with(text: str) -> list[dict[str, Any]]:
     return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
 
 
-def streamed(service: Service, path: str, body: dict[str, Any], **headers: str) -> bytes:
+def read_stream(service: Service, path: str, body: dict[str, Any], **headers: str) -> bytes:
     status, answered, answer = service.request(path, body, headers=headers)
     assert status == 200, answer
     assert answered["content-type"].startswith("text/event-stream")
@@ -38,7 +38,7 @@ def streamed(service: Service, path: str, body: dict[str, Any], **headers: str) 
 
 
 @pytest.mark.parametrize(
-    "host", ["host.docker.internal:8001", "api", "host.containers.internal", "192.168.1.20:8001"]
+    "host", ["host.docker.internal:8001", "host.containers.internal", "192.168.1.20:8001"]
 )
 def test_a_program_in_a_container_may_call_it_by_these_names(service: Service, host: str) -> None:
     assert service.request("/v1/models", headers={"Host": host})[0] == 200
@@ -52,8 +52,8 @@ def test_a_name_of_the_internet_has_to_be_allowed(service: Service) -> None:
 def test_open_webui(service: Service) -> None:
     known = service.json("/v1/models", headers={"Authorization": "Bearer any"})
     assert known["object"] == "list" and MODEL in {each["id"] for each in known["data"]}
-    body = {"model": MODEL, "messages": said("hi"), "stream": True, "max_tokens": 8}
-    assert text_of(streamed(service, CHAT, body, Authorization="Bearer any"))
+    body = {"model": MODEL, "messages": messages_with("hi"), "stream": True, "max_tokens": 8}
+    assert text_of(read_stream(service, CHAT, body, Authorization="Bearer any"))
     # Titles and tags come from plain requests beside the chat.
     title = {**body, "stream": False, "max_completion_tokens": 8}
     del title["max_tokens"]
@@ -75,14 +75,20 @@ def test_n8n(service: Service) -> None:
         "completed",
         "incomplete",
     )
-    plain = {"model": MODEL, "messages": said("hi"), "max_tokens": 8, "n": 1, "stream": False}
+    plain = {
+        "model": MODEL,
+        "messages": messages_with("hi"),
+        "max_tokens": 8,
+        "n": 1,
+        "stream": False,
+    }
     plain |= {"temperature": 0.7, "tools": [TOOL], "tool_choice": "auto"}
     assert service.json(CHAT, plain, headers=head)["choices"]
     wrong = service.request(CHAT, {**plain, "model": "gpt-5-mini"}, headers=head)
     assert wrong[0] == 404 and json.loads(wrong[2])["error"]["code"] == "model_not_found"
     search = {**body, "tools": [{"type": "web_search"}]}
-    refused = service.request("/v1/responses", search, headers=head)
-    assert refused[0] == 400 and b"web_search" in refused[2]
+    response = service.request("/v1/responses", search, headers=head)
+    assert response[0] == 400 and b"web_search" in response[2]
 
 
 def test_dify(service: Service) -> None:
@@ -93,7 +99,7 @@ def test_dify(service: Service) -> None:
     assert service.json("/v1/completions", plain)["object"] == "text_completion"
     chat = {
         **ping,
-        "messages": said("hi"),
+        "messages": messages_with("hi"),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": 0.7,
@@ -104,12 +110,12 @@ def test_dify(service: Service) -> None:
         "tools": [TOOL],
         "tool_choice": "auto",
     }
-    answer = streamed(service, CHAT, chat)
+    answer = read_stream(service, CHAT, chat)
     # Its delimiter is an empty line.
     assert b"\n\n" in answer and b'"usage":{' in answer
     functions = {**ping, "functions": [TOOL["function"]]}
-    refused = service.request(CHAT, functions)
-    assert refused[0] == 400 and b"'functions'" in refused[2], "why Tool Call has to be chosen"
+    response = service.request(CHAT, functions)
+    assert response[0] == 400 and b"'functions'" in response[2], "why Tool Call has to be chosen"
     extended = service.request(CHAT, {**ping, "enable_thinking": True})
     assert extended[0] == 400 and b"enable_thinking" in extended[2]
 
@@ -125,4 +131,4 @@ def test_cursor(service: Service) -> None:
     }
     assert service.json(CHAT, check, headers={"Authorization": "Bearer any"})["choices"]
     more = {"stream": True, "stream_options": {"include_usage": True}, "tools": [TOOL], "user": "x"}
-    streamed(service, CHAT, {**check, **more})
+    read_stream(service, CHAT, {**check, **more})

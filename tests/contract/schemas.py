@@ -15,7 +15,7 @@ FLAG: Schema = {"type": "boolean"}
 COLOUR: Schema = {"enum": ["red", "green", "blue"]}
 
 
-def thing(**properties: Any) -> Schema:
+def object_schema(**properties: Any) -> Schema:
     """An object with all of these and nothing else."""
     return {
         "type": "object",
@@ -25,37 +25,39 @@ def thing(**properties: Any) -> Schema:
     }
 
 
-def some(items: Schema, most: int = 3) -> Schema:
+def array_schema(items: Schema, most: int = 3) -> Schema:
     """A list of a few."""
     return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
 
 
-PLACE = thing(street=WORD, number=SMALL)
+PLACE = object_schema(street=WORD, number=SMALL)
 DATE: Schema = {"type": "string", "format": "date"}
 CODE: Schema = {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}
 
 SCHEMAS: list[Schema] = [
-    thing(ok=FLAG),
-    thing(city=WORD),
-    thing(count=SMALL, colour=COLOUR),
-    thing(name=WORD, tags=some(WORD)),
-    thing(day=DATE, code=CODE, rate={"type": "number", "minimum": 0, "maximum": 1}),
-    thing(place=PLACE, colour={"anyOf": [COLOUR, {"type": "null"}]}),
-    thing(people=some(thing(name=WORD, age=SMALL), 2), ok=FLAG),
+    object_schema(ok=FLAG),
+    object_schema(city=WORD),
+    object_schema(count=SMALL, colour=COLOUR),
+    object_schema(name=WORD, tags=array_schema(WORD)),
+    object_schema(day=DATE, code=CODE, rate={"type": "number", "minimum": 0, "maximum": 1}),
+    object_schema(place=PLACE, colour={"anyOf": [COLOUR, {"type": "null"}]}),
+    object_schema(people=array_schema(object_schema(name=WORD, age=SMALL), 2), ok=FLAG),
     {
-        **thing(first={"$ref": "#/$defs/place"}, second={"$ref": "#/$defs/place"}),
+        **object_schema(first={"$ref": "#/$defs/place"}, second={"$ref": "#/$defs/place"}),
         "$defs": {"place": PLACE},
     },
     {
-        **thing(tree={"$ref": "#/$defs/node"}),
+        **object_schema(tree={"$ref": "#/$defs/node"}),
         "$defs": {
-            "node": thing(name=WORD, below={"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]}),
-            "leaf": thing(name=WORD, below={"type": "null"}),
+            "node": object_schema(
+                name=WORD, below={"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]}
+            ),
+            "leaf": object_schema(name=WORD, below={"type": "null"}),
         },
     },
-    thing(
+    object_schema(
         **{f"field_{n}": [WORD, SMALL, FLAG, COLOUR][n % 4] for n in range(12)},
-        places=some(PLACE, 2),
+        places=array_schema(PLACE, 2),
     ),
 ]
 
@@ -71,7 +73,7 @@ def validate(value: Any, schema: Schema) -> None:
     ).validate(value)
 
 
-def drawn(seed: int, count: int) -> list[tuple[int, int]]:
+def sample_cases(seed: int, count: int) -> list[tuple[int, int]]:
     """Draw which of the schemas to try, and with which seed: a part of the whole of 100."""
     whole = [(schema, number) for schema in range(len(SCHEMAS)) for number in range(10)]
     return random.Random(seed).sample(whole, count)  # noqa: S311 - no secret

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from tests.fleet import MODEL
 from tests.service import Service
-from vllm_obtain.engines.base import Adapter
+from vllm_obtain.engines.adapter import Adapter
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 # What ends an answer of the embedded model; forbidden where a test needs a number of tokens.
@@ -87,7 +87,7 @@ class Target:
 
     def refused(self, path: str, body: Body) -> Body:
         """The error object of a request that must be a 400."""
-        status, _, answer = self.service.request(path, _filled(path, body))
+        status, _, answer = self.service.request(path, _complete_body(path, body))
         assert status == 400, (body, status, answer[:300])
         error = json.loads(answer)["error"]
         assert set(error) == {"message", "type", "param", "code"}
@@ -108,16 +108,16 @@ class Target:
 
     def ask(self, path: str, body: Body) -> Answer:
         """Ask for one completion of at most 8 tokens, if the body says nothing else."""
-        status, _, answer = self.service.request(path, _filled(path, body), timeout=120)
+        status, _, answer = self.service.request(path, _complete_body(path, body), timeout=120)
         assert status == 200, (body, status, answer[:300])
         if body.get("stream"):
-            return _joined(_events(answer.decode()))
+            return _join_chunks(_events(answer.decode()))
         return _read(json.loads(answer))
 
     def send(self, path: str, body: Body) -> socket.socket:
         """Send a request and leave its answer unread."""
-        data = json.dumps(_filled(path, body)).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        data = json.dumps(_complete_body(path, body)).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         line = socket.create_connection(("127.0.0.1", self.service.port), timeout=120)
         line.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         return line
@@ -135,12 +135,12 @@ class Target:
         """How many cores the engine's processes use over some time."""
         engine = psutil.Process(self.service.engine()["pid"])
         processes = [engine, *engine.children(recursive=True)]
-        before = _worked(processes)
+        before = _cpu_seconds(processes)
         psutil.wait_procs([engine], timeout=seconds)
-        return (_worked(processes) - before) / seconds
+        return (_cpu_seconds(processes) - before) / seconds
 
 
-def together(asks: Sequence[Callable[[], Any]]) -> list[Any]:
+def run_concurrently(asks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Call all at once, in threads; the results in the same order."""
     results: dict[int, Any] = {}
 
@@ -161,7 +161,7 @@ def together(asks: Sequence[Callable[[], Any]]) -> list[Any]:
     return [results[number] for number in range(len(asks))]
 
 
-def _filled(path: str, body: Body) -> Body:
+def _complete_body(path: str, body: Body) -> Body:
     asked = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {"prompt": "Hi"}
     limit = {} if "max_completion_tokens" in body else {"max_tokens": 8}
     return {"model": MODEL, **asked, **limit, **body}
@@ -175,7 +175,7 @@ def _events(stream: str) -> list[Body]:
     return chunks
 
 
-def _joined(chunks: list[Body]) -> Answer:
+def _join_chunks(chunks: list[Body]) -> Answer:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     (finish,) = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
     entries = [entry for choice in choices for entry in _entries(choice)]
@@ -204,7 +204,7 @@ def _entries(choice: Body) -> list[Body]:
 _COLUMNS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
-def _worked(processes: Sequence[psutil.Process]) -> float:
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

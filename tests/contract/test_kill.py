@@ -13,7 +13,7 @@ from tests.contract.target import CHAT, Target
 @pytest.mark.timeout(300)
 def test_a_killed_engine_is_replaced(target: Target) -> None:
     if target.name == "vllm":
-        pytest.skip("tests/engines/test_vllm_real.py kills each of its processes")
+        pytest.skip("tests/engines/vllm/test_real_engine.py kills each of its processes")
     before = target.service.engine()["pid"]
     talk = [{"role": "user", "content": "Tell me a long story."}]
     stream = target.stream(CHAT, {"messages": talk, "max_tokens": 200, "temperature": 1})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.target import CHAT, NO_END, TEXT, Body, Target
-from tests.service import eventually
+from tests.waiting import eventually
 
 # Of one core, an engine without work; far below what each needs to make tokens.
 IDLE_CORES = 0.5
@@ -43,9 +43,9 @@ def test_a_client_that_leaves_frees_its_slot_during_the_answer(
     _leaves(target, line)
 
 
-def test_a_client_that_leaves_frees_its_slot_during_the_prompt(target: Target) -> None:
-    prompt = [n % 1000 + 100 for n in range(target.context - 20)]
-    _leaves(target, target.send(TEXT, {"prompt": prompt, "stream": True}))
+def test_a_client_that_leaves_frees_its_slot_during_the_prompt(embedded_target: Target) -> None:
+    prompt = [n % 1000 + 100 for n in range(embedded_target.context - 20)]
+    _leaves(embedded_target, embedded_target.send(TEXT, {"prompt": prompt, "stream": True}))
 
 
 def _leaves(target: Target, line: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer
 
-from tests.contract.target import Answer, Body, Target, together
+from tests.contract.target import Answer, Body, Target, run_concurrently
 from tests.fleet import Fleet, engine
 
 QUESTION = "What is the capital of France?"
@@ -51,16 +51,16 @@ def reference(fleet: Fleet, tokenizer: Tokenizer) -> list[Answer]:
 
 
 def test_greedy_answers_begin_the_same_on_all_engines(
-    target: Target, reference: list[Answer]
+    embedded_target: Target, reference: list[Answer]
 ) -> None:
-    for ours, theirs in zip(_greedy(target), reference, strict=True):
+    for ours, theirs in zip(_greedy(embedded_target), reference, strict=True):
         _same_or_close(ours, theirs)
 
 
 def _greedy(target: Target) -> list[Answer]:
     asks = [lambda: target.chat(QUESTION, max_tokens=16, logprobs=True, top_logprobs=5)]
     asks += [lambda t=text: target.complete(t, max_tokens=16, logprobs=5) for text in TEXTS]
-    return together(asks)
+    return run_concurrently(asks)
 
 
 def _same_or_close(ours: Answer, theirs: Answer) -> None:

@@ -33,15 +33,15 @@ def test_an_answer_without_a_limit_ends_by_itself(target: Target) -> None:
     assert answer.usage["completion_tokens"] < 64
 
 
-def test_a_stop_text_ends_the_answer_before_it(target: Target) -> None:
-    whole = target.complete(COUNT, max_tokens=8, logprobs=0)
+def test_a_completion_ends_before_the_stop_sequence(embedded_target: Target) -> None:
+    whole = embedded_target.complete(COUNT, max_tokens=8, logprobs=0)
     border = len("".join(whole.tokens[:4]))
     # From the end of one token to the beginning of the next: no chunk holds all of it.
     across = whole.text[border - 1 : border + 1]
     before = whole.text[: whole.text.index(across)]
     assert before, whole.text
     for stop in (across, ["never said", across]):
-        for answer in target.both(COUNT, max_tokens=8, stop=stop):
+        for answer in embedded_target.both(COUNT, max_tokens=8, stop=stop):
             assert (answer.text, answer.finish) == (before, "stop")
             # The tokens of the stop text were generated too.
             told = answer.usage["completion_tokens"] if answer.usage else 5
@@ -61,7 +61,7 @@ def test_a_seed_draws_the_same_alone_and_beside_others(target: Target) -> None:
     alone = [ask(seed) for seed in (1, 1, 2)]
     assert alone[0] == alone[1]
     assert len(set(alone)) > 1
-    others = Others(target, 2)
+    others = ParallelStreams(target, 2)
     beside = [ask(1), ask(1)]
     others.leave()
     assert beside == [alone[0]] * 2
@@ -79,8 +79,8 @@ def test_a_cut_that_leaves_one_token_takes_the_likeliest(
 ) -> None:
     if target.honours(TEXT, **only_one):
         greedy = target.complete("The sea", max_tokens=4).text
-        drawn = target.complete("The sea", max_tokens=4, **{"temperature": 2.0, **only_one})
-        assert drawn.text == greedy
+        response = target.complete("The sea", max_tokens=4, **{"temperature": 2.0, **only_one})
+        assert response.text == greedy
 
 
 def test_temperature_is_not_ignored(target: Target) -> None:
@@ -94,24 +94,31 @@ def test_temperature_is_not_ignored(target: Target) -> None:
     [{"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 1.8}],
     ids=str,
 )
-def test_a_penalty_makes_answers_repeat_less(penalty: dict[str, float], target: Target) -> None:
-    if not target.honours(TEXT, **penalty):
+def test_a_penalty_makes_answers_repeat_less(
+    penalty: dict[str, float], embedded_target: Target
+) -> None:
+    if not embedded_target.honours(TEXT, **penalty):
         return
     # Digits only, of which the prompt holds none: engines differ in whether they count those.
-    digits = {target.token(str(digit)): 100 for digit in range(10)}
-    asked = {"prompt": "ha ha ha ha ha ha ha", "logit_bias": digits}
-    plain = target.complete(**asked, max_tokens=8).text
+    digits = {embedded_target.token(str(digit)): 100 for digit in range(10)}
+    body = {"prompt": "ha ha ha ha ha ha ha", "logit_bias": digits}
+    plain = embedded_target.complete(**body, max_tokens=8).text
     assert plain.isdigit()
-    assert len(set(target.complete(**asked, max_tokens=8, **penalty).text)) > len(set(plain))
+    assert len(set(embedded_target.complete(**body, max_tokens=8, **penalty).text)) > len(
+        set(plain)
+    )
 
 
-def test_a_bias_forbids_and_forces_tokens(target: Target) -> None:
-    if target.honours(TEXT, logit_bias={"5": 1}):
-        assert target.complete("Once upon a", max_tokens=1).text == " time"
-        time = target.token(" time")
-        assert target.complete("Once upon a", max_tokens=1, logit_bias={time: -100}).text != " time"
-        forced = target.complete(
-            "Once upon a", max_tokens=3, logit_bias={target.token(" cat"): 100}
+def test_a_bias_forbids_and_forces_tokens(embedded_target: Target) -> None:
+    if embedded_target.honours(TEXT, logit_bias={"5": 1}):
+        assert embedded_target.complete("Once upon a", max_tokens=1).text == " time"
+        time = embedded_target.token(" time")
+        assert (
+            embedded_target.complete("Once upon a", max_tokens=1, logit_bias={time: -100}).text
+            != " time"
+        )
+        forced = embedded_target.complete(
+            "Once upon a", max_tokens=3, logit_bias={embedded_target.token(" cat"): 100}
         )
         assert forced.text == " cat cat cat"
 
@@ -133,13 +140,13 @@ def test_n_gives_several_choices(target: Target) -> None:
     if target.honours(CHAT, n=2) and target.honours(TEXT, n=2):
         for path in (CHAT, TEXT):
             body = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {}
-            asked = {"prompt": "Hi", **body, "n": 2, "max_tokens": 2}
-            asked.pop("prompt" if path == CHAT else "", None)
-            choices = target.service.json(path, asked)["choices"]
+            fields = {"prompt": "Hi", **body, "n": 2, "max_tokens": 2}
+            fields.pop("prompt" if path == CHAT else "", None)
+            choices = target.service.json(path, fields)["choices"]
             assert sorted(choice["index"] for choice in choices) == [0, 1]
 
 
-class Others:
+class ParallelStreams:
     """Streams that run meanwhile; made when all of them have said something."""
 
     def __init__(self, target: Target, number: int) -> None:

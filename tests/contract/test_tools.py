@@ -8,12 +8,12 @@ from typing import Any
 import openai
 import pytest
 
-from tests.contract.schemas import SCHEMAS, drawn, thing, validate
-from tests.contract.test_forms import SEED
+from tests.contract.schemas import SCHEMAS, object_schema, sample_cases, validate
+from tests.contract.test_structured_output import SEED
 from tests.fleet import MODEL
 
 ASK = [{"role": "user", "content": "What is the weather in Rome?"}]
-CITY = thing(city={"type": "string", "maxLength": 12})
+CITY = object_schema(city={"type": "string", "maxLength": 12})
 
 
 def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -26,17 +26,17 @@ WEATHER, ADD = tool("get_weather", CITY), tool("add", SCHEMAS[2])
 
 def ask(client: openai.OpenAI, stream: bool = False, **more: Any) -> tuple[str, list[Any], str]:
     """The text, the calls (name and arguments) and the reason of an answer."""
-    asked: dict[str, Any] = {"model": MODEL, "messages": ASK, "temperature": 0, "max_tokens": 200}
+    body: dict[str, Any] = {"model": MODEL, "messages": ASK, "temperature": 0, "max_tokens": 200}
     if not stream:
-        (choice,) = client.chat.completions.create(**asked | more).choices
+        (choice,) = client.chat.completions.create(**body | more).choices
         calls = choice.message.tool_calls or []
         assert all(call.id.startswith("call_") and call.type == "function" for call in calls)
         named = [(call.function.name, call.function.arguments) for call in calls]
         return choice.message.content or "", named, choice.finish_reason
-    return _streamed(client, asked | more)
+    return _read_stream(client, body | more)
 
 
-def _streamed(client: openai.OpenAI, asked: dict[str, Any]) -> tuple[str, list[Any], str]:
+def _read_stream(client: openai.OpenAI, asked: dict[str, Any]) -> tuple[str, list[Any], str]:
     text, reason, calls = "", "", []
     for chunk in client.chat.completions.create(stream=True, **asked):
         for choice in chunk.choices:
@@ -51,7 +51,7 @@ def _streamed(client: openai.OpenAI, asked: dict[str, Any]) -> tuple[str, list[A
     return text, [tuple(call) for call in calls], reason
 
 
-@pytest.mark.parametrize(("number", "seed"), drawn(SEED, 10))
+@pytest.mark.parametrize(("number", "seed"), sample_cases(SEED, 10))
 def test_a_required_call_keeps_to_its_schema(number: int, seed: int, client: openai.OpenAI) -> None:
     more = {"temperature": 1.0, "seed": seed, "max_tokens": 500, "stream": seed % 2 == 1}
     text, calls, reason = ask(
@@ -92,7 +92,7 @@ def test_text_is_free_where_no_call_is_required(client: openai.OpenAI) -> None:
     assert not calls, "none means none"
 
 
-def test_the_answer_of_a_tool_is_read(client: openai.OpenAI) -> None:
+def test_the_answer_of_a_tool_is_read(real_client: openai.OpenAI) -> None:
     call = {
         "id": "call_1",
         "type": "function",
@@ -103,7 +103,7 @@ def test_the_answer_of_a_tool_is_read(client: openai.OpenAI) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "Rome has 31 degrees."},
     ]
-    text, _, _ = ask(client, messages=talk, tools=[WEATHER], tool_choice="none", max_tokens=40)
+    text, _, _ = ask(real_client, messages=talk, tools=[WEATHER], tool_choice="none", max_tokens=40)
     assert "31" in text or "Rome" in text
 
 

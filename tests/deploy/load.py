@@ -15,7 +15,7 @@ WORDS = " ".join(f"w{number}" for number in range(12))
 
 
 @dataclass
-class Ended:
+class Result:
     """How a request ended.
 
     Args:
@@ -35,9 +35,9 @@ class Ended:
     body: bytes = b""
 
 
-def ask(port: int, stream: bool, **more: Any) -> Ended:
+def ask(port: int, stream: bool, **more: Any) -> Result:
     """One completion."""
-    ended = Ended(stream)
+    ended = Result(stream)
     body = {"model": "a", "prompt": WORDS, "max_tokens": 50, "temperature": 1, "stream": stream}
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
@@ -56,11 +56,11 @@ def ask(port: int, stream: bool, **more: Any) -> Ended:
     return ended
 
 
-class Crowd:
+class Clients:
     """Clients that ask until they are told to stop; half of them want streams."""
 
     def __init__(self, port: int, size: int) -> None:
-        self.ended: list[Ended] = []
+        self.ended: list[Result] = []
         self._port = port
         self._over = threading.Event()
         self._threads = [
@@ -68,7 +68,7 @@ class Crowd:
             for index in range(size)
         ]
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> Clients:
         for thread in self._threads:
             thread.start()
         return self

@@ -100,10 +100,10 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
         "tests": [case(name, *CASES[name]) for name in CASES],
     }
     (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
-    done = subprocess.run(
+    result = subprocess.run(
         [promtool, "test", "rules", str(tmp_path / "cases.yml")], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def case(name: str, other: dict[str, str], firing: set[str]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_promtool_accepts_the_files(check: str, name: str, tmp_path: Path) -> No
         text = path.read_text().replace("/etc/prometheus", str(tmp_path))
         (tmp_path / path.name).write_text(text)
     (tmp_path / "vllm-obtain.key").write_text("key")
-    done = subprocess.run(
+    result = subprocess.run(
         [promtool, "check", check, str(tmp_path / name)], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -17,8 +17,9 @@ import yaml
 
 from tests.deploy.tools import DEPLOY, program
 from tests.fake_engine import ENVIRONMENT, write_model
-from tests.service import ROOT, Service, free_port
-from vllm_obtain.settings import Settings
+from tests.ports import free_port
+from tests.service import ROOT, Service
+from vllm_obtain.config.settings import Settings
 
 DOCKER = DEPLOY / "docker"
 # One line per instruction.
@@ -75,8 +76,8 @@ def test_the_package_can_be_built_of_what_is_copied(tmp_path: Path) -> None:
             else:
                 shutil.copy(here, built)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    done = subprocess.run([*command, str(tmp_path), str(built)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([*command, str(tmp_path), str(built)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "vllm_obtain").rglob("*.py")}
@@ -111,7 +112,7 @@ def test_it_does_not_start_without_keys_and_is_healthy_with_one(tmp_path: Path) 
     env = {**environment(), **ENVIRONMENT, "MODELS_DIR": str(models)}
     env |= {"LOG_DIR": str(tmp_path), "KEYS_FILE": str(tmp_path / "keys.json")}
     del env["PORT"]
-    with pytest.raises(AssertionError, match="there are no API keys"):
+    with pytest.raises(AssertionError, match="no API keys are configured"):
         Service(command, tmp_path, env).start()
     (tmp_path / "api_keys").write_text("a-key-of-the-container\n")
     env["API_KEYS_FILE"] = str(tmp_path / "api_keys")
@@ -126,8 +127,8 @@ def healthy(port: int) -> int:
     (text,) = instructions("HEALTHCHECK")
     python, *words = json.loads(text.partition("CMD ")[2])
     assert python == "python"
-    done = subprocess.run([sys.executable, *words], env={"PORT": str(port)}, capture_output=True)
-    return done.returncode
+    result = subprocess.run([sys.executable, *words], env={"PORT": str(port)}, capture_output=True)
+    return result.returncode
 
 
 def test_the_parts_of_the_composition_fit() -> None:
@@ -173,5 +174,5 @@ def test_its_nginx_accepts_the_files(tmp_path: Path) -> None:
     (conf / "vllm-obtain.conf").write_text(made.replace("/var/log/nginx/", f"{tmp_path}/"))
     (tmp_path / "nginx.conf").write_text("events {} http { include conf.d/*.conf; }")
     check = [nginx, "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-g", f"pid {tmp_path}/pid;"]
-    done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(check, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -17,12 +17,12 @@ from tests.deploy.tools import DEPLOY, program
 from tests.fake_engine import ENVIRONMENT, write_model
 from tests.service import ROOT, Service
 from vllm_obtain.errors import StartError
-from vllm_obtain.service_files import launchd, plan, systemd
-from vllm_obtain.service_files.manager import Manager
-from vllm_obtain.service_files.plan import Plan
+from vllm_obtain.os_service import launchd, plan, systemd
+from vllm_obtain.os_service.manager import ServiceManager
+from vllm_obtain.os_service.plan import ServicePlan
 
 # The service that the files of this repository are written for.
-SHIPPED = Plan(
+SHIPPED = ServicePlan(
     command=("/opt/vllm-obtain/bin/vllm-obtain", "serve", "--no-fetch"),
     folder=Path("/var/lib/vllm-obtain"),
     system=True,
@@ -34,7 +34,7 @@ PLIST = DEPLOY / "launchd" / "local.vllm-obtain.plist"
 SAID = "ActiveState=active\nSubState=running\nUnitFileState=enabled\nMainPID=12\nNRestarts=1\n"
 
 
-def here(folder: Path, system: bool = True) -> Plan:
+def service_plan(folder: Path, system: bool = True) -> ServicePlan:
     """The service of a folder of this machine."""
     return plan.make(folder, system=system, user="daemon" if system else "")
 
@@ -56,12 +56,12 @@ def test_systemd_accepts_the_unit(system: bool, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / ".env").write_text(f"MODELS_DIR={tmp_path}/models\nPORT=443\n")
     unit = tmp_path / "vllm-obtain.service"
-    unit.write_text(systemd.unit(here(folder, system)))
+    unit.write_text(systemd.unit(service_plan(folder, system)))
     command = [analyze, *([] if system else ["--user"]), "--man=no", "verify", str(unit)]
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    ours = [line for line in done.stderr.splitlines() if "vllm-obtain" in line]
-    assert (done.returncode, ours) == (0, []), done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    ours = [line for line in result.stderr.splitlines() if "vllm-obtain" in line]
+    assert (result.returncode, ours) == (0, []), result.stderr
 
 
 def test_the_unit_leaves_little_open(tmp_path: Path) -> None:
@@ -69,47 +69,47 @@ def test_the_unit_leaves_little_open(tmp_path: Path) -> None:
     unit = tmp_path / "vllm-obtain.service"
     unit.write_text(systemd.unit(SHIPPED))
     command = [analyze, "security", "--offline=true", "--threshold=40", "--no-pager", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-300:] + result.stderr
 
 
 def test_the_unit_leaves_time_to_finish(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"GRACE_PERIOD=120\nLOG_DIR={tmp_path.parent}/elsewhere\n")
-    found = fields(systemd.unit(here(tmp_path)))
+    found = fields(systemd.unit(service_plan(tmp_path)))
     assert int(found["TimeoutStopSec"]) > 120
     assert found["KillMode"] == "mixed" and found["OOMPolicy"] == "continue"
     assert found["User"] == "daemon" and found["WorkingDirectory"] == str(tmp_path)
     assert f"-{tmp_path.parent}/elsewhere" in found["ReadWritePaths"].split()
     assert found["CapabilityBoundingSet"] == ""
-    told = plistlib.loads(launchd.plist(here(tmp_path)).encode())
+    told = plistlib.loads(launchd.plist(service_plan(tmp_path)).encode())
     assert told["ExitTimeOut"] > 120 and told["KeepAlive"] and told["UserName"] == "daemon"
 
 
 def test_where_somebody_stands_who_installs_it_is_nothing_to_the_service(tmp_path: Path) -> None:
-    code = "import sys; from vllm_obtain.service_files import plan; from pathlib import Path; "
+    code = "import sys; from vllm_obtain.os_service import plan; from pathlib import Path; "
     code += "print(plan.make(Path(sys.argv[1]), system=True).writes)"
     folder, elsewhere = tmp_path / "service", tmp_path / "elsewhere"
     for each in (folder, elsewhere):
         each.mkdir()
     command = [sys.executable, "-c", code, str(folder)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
-    assert done.stdout.strip() == "()", done.stdout + done.stderr
+    result = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert result.stdout.strip() == "()", result.stdout + result.stderr
     (folder / ".env").write_text("MODELS_DIR=../models\n")
-    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
-    assert "models" in done.stdout and "elsewhere" not in done.stdout
+    result = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert "models" in result.stdout and "elsewhere" not in result.stdout
 
 
 def test_a_service_of_a_user_asks_for_nothing_that_takes_root(tmp_path: Path) -> None:
-    text = systemd.unit(here(tmp_path, system=False))
+    text = systemd.unit(service_plan(tmp_path, system=False))
     assert "User=" not in text and "ProtectSystem" not in text and "CacheDirectory" not in text
     assert "WantedBy=default.target" in text
-    assert "UserName" not in launchd.plist(here(tmp_path, system=False))
+    assert "UserName" not in launchd.plist(service_plan(tmp_path, system=False))
 
 
 def test_homes_are_closed_unless_it_lives_in_one() -> None:
     assert "ProtectHome=yes" in systemd.unit(SHIPPED)
-    home = Plan(SHIPPED.command, Path("/home/me/llm"), True, "me", 30)
+    home = ServicePlan(SHIPPED.command, Path("/home/me/llm"), True, "me", 30)
     assert "ProtectHome" not in systemd.unit(home)
 
 
@@ -119,16 +119,16 @@ def test_instances_have_names_of_their_own(tmp_path: Path) -> None:
     assert fields(systemd.unit(second))["CacheDirectory"] == "vllm-obtain-2"
     assert systemd.state(second)[:3] == ["systemctl", "show", "vllm-obtain-2"]
     assert plistlib.loads(launchd.plist(second).encode())["Label"] == "local.vllm-obtain-2"
-    with pytest.raises(StartError, match="cannot be the name"):
+    with pytest.raises(StartError, match="Invalid service name"):
         plan.make(tmp_path, system=True, name="../x")
 
 
 def test_odd_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="There is no folder"):
+    with pytest.raises(StartError, match=r"The folder .* does not exist"):
         plan.make(tmp_path / "none", system=True)
     odd = tmp_path / 'a"b'
     odd.mkdir()
-    with pytest.raises(StartError, match="no service file can hold"):
+    with pytest.raises(StartError, match="a service file cannot contain"):
         plan.make(odd, system=True)
 
 
@@ -172,7 +172,7 @@ class Machine:
         self.folder.mkdir()
 
     @property
-    def asked(self) -> list[str]:
+    def calls(self) -> list[str]:
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -196,12 +196,12 @@ def test_the_command_installs_and_removes(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     unit = machine.home / ".config/systemd/user/vllm-obtain.service"
     assert machine.run("status").returncode == 4
-    shown = machine.run("install", "--print")
-    assert shown.returncode == 0 and not unit.exists() and machine.asked == []
+    output = machine.run("install", "--print")
+    assert output.returncode == 0 and not unit.exists() and machine.calls == []
     done = machine.run("install")
     assert done.returncode == 0, done.stderr
-    assert unit.read_text() == shown.stdout
-    assert machine.asked == [
+    assert unit.read_text() == output.stdout
+    assert machine.calls == [
         "systemctl --user daemon-reload",
         "systemctl --user enable vllm-obtain",
         "systemctl --user restart vllm-obtain",
@@ -214,11 +214,11 @@ def test_the_command_installs_and_removes(tmp_path: Path) -> None:
     assert machine.run("status").returncode == 3
     assert machine.run("uninstall").returncode == 0
     assert not unit.exists()
-    assert "Nothing is installed" in machine.run("uninstall").stderr
+    assert "is not installed" in machine.run("uninstall").stderr
 
 
 def test_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
-    manager = Manager(here(tmp_path, system=False), home=tmp_path, system="Linux")
+    manager = ServiceManager(service_plan(tmp_path, system=False), home=tmp_path, system="Linux")
     manager.path.parent.mkdir(parents=True)
     manager.path.write_text("[Unit]\n")
     for act in (lambda: manager.install(start=False), manager.uninstall):
@@ -230,12 +230,14 @@ def test_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
 def test_launchd_is_asked_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
     monkeypatch.setenv("PATH", f"{machine.bin}:{os.environ['PATH']}")
-    manager = Manager(here(machine.folder, system=False), home=machine.home, system="Darwin")
+    manager = ServiceManager(
+        service_plan(machine.folder, system=False), home=machine.home, system="Darwin"
+    )
     manager.install(start=True)
     label, path = f"gui/{os.getuid()}", manager.path
     assert path == machine.home / "Library/LaunchAgents/local.vllm-obtain.plist"
     assert plistlib.loads(path.read_bytes())["WorkingDirectory"] == str(machine.folder)
-    assert machine.asked == [
+    assert machine.calls == [
         f"launchctl bootout {label}/local.vllm-obtain",
         f"launchctl bootstrap {label} {path}",
     ]
@@ -246,6 +248,6 @@ def test_launchd_is_asked_in_its_own_words(tmp_path: Path, monkeypatch: pytest.M
 
 def test_where_nothing_manages_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    manager = Manager(here(tmp_path, system=False), home=tmp_path, system="Linux")
-    with pytest.raises(StartError, match="There is no systemctl here"):
+    manager = ServiceManager(service_plan(tmp_path, system=False), home=tmp_path, system="Linux")
+    with pytest.raises(StartError, match="systemctl was not found"):
         manager.install(start=True)

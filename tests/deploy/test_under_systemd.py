@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.load import Ended, ask
+from tests.deploy.load import Result, ask
 from tests.deploy.tools import get
 from tests.fake_engine import ENVIRONMENT, write_model
-from tests.service import ROOT, eventually, free_port
-from vllm_obtain.service_files import plan, systemd
+from tests.ports import free_port
+from tests.service import ROOT
+from tests.waiting import eventually
+from vllm_obtain.os_service import plan, systemd
 
 SYSTEMD = Path("/lib/systemd/systemd")
 NAME = "vllm-obtain"
@@ -124,7 +126,7 @@ def test_it_starts_is_started_again_and_drains(manager: Manager, tmp_path: Path)
     assert get(port, "/health")[0] == 200, "it listens when it is said to have started"
     eventually(lambda: get(port, "/ready")[0] == 200, timeout=30)
     assert ask(port, stream=False).whole
-    guarded(int(manager.value("MainPID")), tmp_path / "service")
+    check_sandbox(int(manager.value("MainPID")), tmp_path / "service")
 
     # The end of an engine is not the end of the service.
     engines(manager)
@@ -134,7 +136,7 @@ def test_it_starts_is_started_again_and_drains(manager: Manager, tmp_path: Path)
     # What is installed now takes over at a reload, behind the same first process.
     first = manager.value("MainPID")
     assert manager.ask("reload", NAME).returncode == 0
-    eventually(lambda: b"shell.py" in Path(f"/proc/{first}/cmdline").read_bytes(), timeout=40)
+    eventually(lambda: b"pid_holder.py" in Path(f"/proc/{first}/cmdline").read_bytes(), timeout=40)
     assert ask(port, stream=False).whole
     assert (manager.value("MainPID"), manager.value("NRestarts")) == (first, "0")
 
@@ -144,7 +146,7 @@ def test_it_starts_is_started_again_and_drains(manager: Manager, tmp_path: Path)
     eventually(lambda: get(port, "/ready")[0] == 200, timeout=30)
 
     # Its end leaves time for what runs, and nothing behind.
-    answers: list[Ended] = []
+    answers: list[Result] = []
     reader = threading.Thread(target=lambda: answers.append(ask(port, stream=True)))
     reader.start()
     eventually(lambda: b"requests_in_flight 1.0" in get(port, "/metrics")[1], timeout=10)
@@ -152,10 +154,10 @@ def test_it_starts_is_started_again_and_drains(manager: Manager, tmp_path: Path)
     reader.join(20)
     assert answers[0].whole
     assert (manager.value("ActiveState"), manager.value("Result")) == ("inactive", "success")
-    assert not running(manager)
+    assert not process_ids(manager)
 
 
-def guarded(pid: int, folder: Path) -> None:
+def check_sandbox(pid: int, folder: Path) -> None:
     """Look from outside at what a process may do."""
     status = Path(f"/proc/{pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status and "CapEff:\t0000000000000000" in status
@@ -165,7 +167,7 @@ def guarded(pid: int, folder: Path) -> None:
     assert list(Path(f"/proc/{pid}/root/tmp").glob("vllm-obtain-*")), "sockets in its own /tmp"
 
 
-def running(manager: Manager) -> list[int]:
+def process_ids(manager: Manager) -> list[int]:
     """The processes of the service."""
     group = manager.value("ControlGroup")
     found = Path(f"/sys/fs/cgroup/systemd{group}/cgroup.procs")
@@ -177,7 +179,7 @@ def running(manager: Manager) -> list[int]:
 def engines(manager: Manager) -> None:
     """Kill the engines of the service."""
     killed = 0
-    for pid in running(manager):
+    for pid in process_ids(manager):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if any(word.endswith(b"fake_engine_server.py") for word in words[:5]):
             os.kill(pid, signal.SIGKILL)

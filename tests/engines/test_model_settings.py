@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.catalogue.gguf_files import write_gguf
-from tests.catalogue.safetensors_files import write_folder
+from tests.models.gguf_files import write_gguf
+from tests.models.safetensors_files import write_folder
 from tests.service import ROOT, Service
-from vllm_obtain.catalogue import Catalogue, Model
-from vllm_obtain.engines import choice, honour, mlx_sizing, registry, vllm_sizing
-from vllm_obtain.engines.llama_cpp import LlamaCpp
-from vllm_obtain.engines.llama_cpp_sizing import size
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.engines import model_options, registry, selection
+from vllm_obtain.engines.llama_cpp.adapter import LlamaCpp
+from vllm_obtain.engines.llama_cpp.sizing import size
+from vllm_obtain.engines.mlx import sizing as mlx_sizing
+from vllm_obtain.engines.vllm import sizing as vllm_sizing
 from vllm_obtain.errors import EngineFailed
-from vllm_obtain.hardware import GPU, Machine
-from vllm_obtain.settings import Settings
+from vllm_obtain.hardware.machine import GPU, Machine
+from vllm_obtain.models import Model, ModelCatalog
 
 MODEL = "smollm2-135m"
 
@@ -40,15 +42,15 @@ def settings(folder: Path, text: str, **env: str) -> Settings:
 def model(tmp_path: Path) -> Model:
     """A model whose tokens take 256 bytes of cache as 16-bit floats."""
     write_gguf(tmp_path / "models" / "a.gguf")
-    return Catalogue(tmp_path / "models").find("a")
+    return ModelCatalog(tmp_path / "models").find("a")
 
 
 def test_the_cache_is_sized_by_the_true_bytes_of_its_values(tmp_path: Path, model: Model) -> None:
     pools = {}
     for kind in ("f16", "q8_0", "q4_0"):
-        made = size(model, settings(tmp_path, f"[a]\nkv_cache_type = '{kind}'"), machine(2**24))
-        pools[kind] = made.limits.pool_tokens
-        assert made.parameters["cache_type"] == kind
+        sizing = size(model, settings(tmp_path, f"[a]\nkv_cache_type = '{kind}'"), machine(2**24))
+        pools[kind] = sizing.limits.pool_tokens
+        assert sizing.parameters["cache_type"] == kind
     affordable = 2**24 * 0.2
     assert pools["f16"] == int(affordable / 256)
     assert pools["q8_0"] == int(affordable / 272 * 2)
@@ -56,34 +58,38 @@ def test_the_cache_is_sized_by_the_true_bytes_of_its_values(tmp_path: Path, mode
 
 
 def test_a_context_is_kept_or_refused_by_name(tmp_path: Path, model: Model) -> None:
-    made = size(model, settings(tmp_path, "[a]\ncontext = 100"), machine(2**34))
-    assert (made.limits.context, made.parameters["context"]) == (100, 100)
+    sizing = size(model, settings(tmp_path, "[a]\ncontext = 100"), machine(2**34))
+    assert (sizing.limits.context, sizing.parameters["context"]) == (100, 100)
     assert size(model, settings(tmp_path, ""), machine(2**34)).limits.context == 512
-    with pytest.raises(EngineFailed, match="sets context = 2048, and memory holds a cache of"):
+    with pytest.raises(EngineFailed, match="sets context = 2048, but the KV cache holds"):
         header = {"llama.context_length": 4096, "llama.block_count": 4096}
         write_gguf(tmp_path / "big" / "a.gguf", header)
-        big = Catalogue(tmp_path / "big").find("a")
+        big = ModelCatalog(tmp_path / "big").find("a")
         size(big, settings(tmp_path, "[a]\ncontext = 2048"), machine(2**20))
 
 
 @pytest.mark.parametrize(
     ("engine", "text", "why"),
     [
-        ("llama_cpp", "context = 1000", "context = 1000 for it: the model was trained for 512"),
-        ("llama_cpp", "kv_cache_type = 'fp8'", 'kv_cache_type = "fp8" for it: llama.cpp has f16,'),
-        ("llama_cpp", "gpu = 0", "gpu = 0 for it: llama_cpp computes on "),
-        ("mlx", "kv_cache_type = 'f16'", "MLX keeps the caches"),
-        ("mlx", "ngram = 4", "guesses ahead for none"),
-        ("mlx", "draft_model = '.'", "guesses ahead for none"),
-        ("mlx", "gpu = [0, 1]", "MLX computes on one GPU"),
-        ("vllm", "kv_cache_type = 'q8_0'", "vLLM has f16 and fp8"),
+        ("llama_cpp", "context = 1000", "context = 1000 for it: the model supports at most 512"),
+        (
+            "llama_cpp",
+            "kv_cache_type = 'fp8'",
+            'kv_cache_type = "fp8" for it: llama.cpp supports f16,',
+        ),
+        ("llama_cpp", "gpu = 0", "gpu = 0 for it: llama_cpp runs on "),
+        ("mlx", "kv_cache_type = 'f16'", "the model's float type"),
+        ("mlx", "ngram = 4", "no speculative decoding"),
+        ("mlx", "draft_model = '.'", "no speculative decoding"),
+        ("mlx", "gpu = [0, 1]", "MLX runs on one GPU"),
+        ("vllm", "kv_cache_type = 'q8_0'", "vLLM supports f16 and fp8"),
         ("vllm", "kv_cache_type = 'fp8'", "on GPUs only"),
-        ("vllm", "ngram = 4\nsampling.min_p = 0.1", "vLLM has no min_p then"),
-        ("vllm", "draft_model = 'models.toml'", "takes a Hugging Face folder"),
-        ("llama_cpp", "draft_model = '.'", "llama.cpp takes a GGUF file here"),
-        ("llama_cpp", "lora = '.'\nbase = 'b'", "llama.cpp takes a GGUF file here"),
+        ("vllm", "ngram = 4\nsampling.min_p = 0.1", "together with min_p"),
+        ("vllm", "draft_model = 'models.toml'", "requires a Hugging Face folder"),
+        ("llama_cpp", "draft_model = '.'", "llama.cpp requires a GGUF file here"),
+        ("llama_cpp", "lora = '.'\nbase = 'b'", "llama.cpp requires a GGUF file here"),
         ("mlx", "lora = '.'\nbase = 'b'", "mlx does not support it"),
-        ("vllm", "draft_model = '.'", "vLLM takes it on GPUs only"),
+        ("vllm", "draft_model = '.'", "vLLM supports it on GPUs only"),
         ("vllm", "lora = '.'\nbase = 'b'", "vllm does not support it"),
     ],
 )
@@ -92,7 +98,7 @@ def test_what_an_engine_cannot_do_is_named(
 ) -> None:
     (tmp_path / "models.toml").touch()
     made = settings(tmp_path, f"[a]\n{text}")
-    refused = registry.adapter(engine, made).dishonours(model)
+    refused = registry.adapter(engine, made).unsupported_setting(model)
     assert refused is not None and refused.startswith("MODEL_SETTINGS sets ")
     assert why in refused
 
@@ -100,32 +106,42 @@ def test_what_an_engine_cannot_do_is_named(
 def test_an_engine_that_can_takes_the_place_of_one_that_cannot(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LlamaCpp, "missing", lambda _: None)
+    monkeypatch.setattr(LlamaCpp, "why_unavailable", lambda _: None)
     only = settings(tmp_path, "[a]\nkv_cache_type = 'fp8'", INFERENCE_ENGINE="llama_cpp")
-    assert "kv_cache_type" in str(choice.why_not(model, only))
+    assert "kv_cache_type" in str(selection.why_not_servable(model, only))
     with pytest.raises(EngineFailed, match="MODEL_SETTINGS sets kv_cache_type"):
-        choice.ranked(model, only)
+        selection.rank_engines(model, only)
     pinned = settings(
         tmp_path, "[a]\nengine = 'llama.cpp'", INFERENCE_ENGINE="vllm", MODEL_ENGINES="a=mlx"
     )
-    (found,) = choice.ranked(model, pinned)
+    (found,) = selection.rank_engines(model, pinned)
     assert found.adapter.name == "llama_cpp"
     assert found.reason.startswith("MODEL_SETTINGS names llama_cpp for it; ")
 
 
-def told(service: Service, prompt: str, **more: Any) -> tuple[int, Any]:
+def complete(service: Service, prompt: str, **more: Any) -> tuple[int, Any]:
     body = {"model": MODEL, "prompt": prompt, "temperature": 0, **more}
     status, _, answer = service.request("/v1/completions", body)
     return status, json.loads(answer)
 
 
+def sky(service: Service) -> str:
+    """What the model says of the sky.
+
+    The prompt is in the engine's cache when it counts, whoever asked what before: how much of it is
+    read at a time is a matter of rounding, and so of words.
+    """
+    complete(service, "The sky is", max_tokens=1)
+    return str(complete(service, "The sky is", max_tokens=24)[1]["choices"][0]["text"])
+
+
 @pytest.fixture(scope="module")
 def plain(service: Service) -> str:
     """What the model says without any settings."""
-    return str(told(service, "The sky is", max_tokens=24)[1]["choices"][0]["text"])
+    return sky(service)
 
 
-def serving(folder: Path, text: str) -> Service:
+def service_with(folder: Path, text: str) -> Service:
     (folder / "models.toml").write_text(f"[{MODEL}]\n{text}")
     env = {"MODEL_SETTINGS": str(folder / "models.toml"), "INFERENCE_ENGINE": "llama_cpp"}
     return Service(["run.py", "--no-fetch"], folder, env, cwd=ROOT)
@@ -134,15 +150,15 @@ def serving(folder: Path, text: str) -> Service:
 def test_a_short_context_and_a_small_cache_on_llama_cpp(
     tmp_path: Path, plain: str, model_here: None
 ) -> None:
-    with serving(tmp_path, "context = 64\nkv_cache_type = 'q8_0'") as service:
+    with service_with(tmp_path, "context = 64\nkv_cache_type = 'q8_0'") as service:
         assert service.engine()["context"] == 64
-        text = told(service, "The sky is", max_tokens=24)[1]["choices"][0]["text"]
+        text = sky(service)
         # Rounding may lead elsewhere, later.
         assert text[:12] == plain[:12]
-        status, answer = told(service, "word " * 100)
+        status, answer = complete(service, "word " * 100)
         assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-        assert "context is 64 tokens" in answer["error"]["message"]
-        whole = told(service, "1 2 3 4")[1]
+        assert "context length is 64 tokens" in answer["error"]["message"]
+        whole = complete(service, "1 2 3 4")[1]
         assert whole["choices"][0]["finish_reason"] == "length"
         assert whole["usage"]["total_tokens"] <= 64
 
@@ -150,14 +166,14 @@ def test_a_short_context_and_a_small_cache_on_llama_cpp(
 def test_a_draft_model_takes_room_and_has_the_same_vocabulary(tmp_path: Path, model: Model) -> None:
     write_gguf(tmp_path / "draft.gguf")
     drafting = settings(tmp_path, "[a]\ndraft_model = 'draft.gguf'")
-    made = size(model, drafting, machine(2**24))
+    sizing = size(model, drafting, machine(2**24))
     alone = size(model, settings(tmp_path, ""), machine(2**24))
-    assert made.limits.pool_tokens == alone.limits.pool_tokens // 2, "it has a cache of its own"
-    assert made.parameters["draft_model"] == str(tmp_path / "draft.gguf")
-    guesses = made.parameters["n_parallel"] * made.parameters["drafted"]
-    assert made.parameters["n_ctx"] - made.limits.pool_tokens >= guesses > 0
+    assert sizing.limits.pool_tokens == alone.limits.pool_tokens // 2, "it has a cache of its own"
+    assert sizing.parameters["draft_model"] == str(tmp_path / "draft.gguf")
+    guesses = sizing.parameters["n_parallel"] * sizing.parameters["drafted"]
+    assert sizing.parameters["n_ctx"] - sizing.limits.pool_tokens >= guesses > 0
     write_gguf(tmp_path / "draft.gguf", {"tokenizer.ggml.tokens": ["a"]})
-    with pytest.raises(EngineFailed, match="its vocabulary has 1 tokens, and that of 'a' 3"):
+    with pytest.raises(EngineFailed, match="its vocabulary has 1 tokens, but that of 'a' has 3"):
         size(model, drafting, machine(2**24))
 
 
@@ -168,26 +184,26 @@ def test_what_was_planned_reaches_llama_cpp(tmp_path: Path, model: Model) -> Non
     plan = size(model, settings(tmp_path, f"[a]\n{lines}"), machine(2**30)).parameters
     config = json.dumps({"model": "m", "socket": "s", **plan})
     ask = (
-        "import json, sys; from vllm_obtain.engines.llama_cpp_server import parameters\n"
+        "import json, sys; from vllm_obtain.engines.llama_cpp.server import parameters\n"
         "p = parameters(json.loads(sys.argv[1])); s = p.speculative\n"
         "print(p.cache_type_k.name, p.cache_type_v.name, p.kv_unified_per_slot, s.types[0].name,"
         " s.ngram_simple.size_m, p.lora_adapters[0].path)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", ask, config], capture_output=True, text=True, check=True
     )
     cache = "GGML_TYPE_Q4_0"
     kind = "COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE"
-    assert done.stdout.split() == [cache, cache, "64", kind, "8", str(tmp_path / "l.gguf")]
+    assert result.stdout.split() == [cache, cache, "64", kind, "8", str(tmp_path / "l.gguf")]
 
 
+@pytest.mark.serial  # the texts of a busy machine may differ in a late token
 def test_a_draft_model_on_llama_cpp_leaves_the_text_alone(tmp_path: Path, plain: str) -> None:
     (path,) = (ROOT / "models" / MODEL).glob("*.gguf")
-    with serving(tmp_path, f"draft_model = '{path}'") as service:
-        text = told(service, "The sky is", max_tokens=24)[1]["choices"][0]["text"]
-        assert text == plain
-        drawn = told(service, "The sky is", max_tokens=6, temperature=0.8)[1]
-        assert drawn["choices"][0]["text"]
+    with service_with(tmp_path, f"draft_model = '{path}'") as service:
+        assert sky(service) == plain
+        response = complete(service, "The sky is", max_tokens=6, temperature=0.8)[1]
+        assert response["choices"][0]["text"]
 
 
 def write_adapter(path: Path) -> None:
@@ -209,19 +225,20 @@ def write_adapter(path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.serial  # the texts of a busy machine may differ in a late token
 def test_an_adapter_is_a_model_of_its_own_and_ngrams_leave_the_text_alone(
     tmp_path: Path, plain: str
 ) -> None:
     write_adapter(tmp_path / "poet.gguf")
     poet = f"[Poet]\nbase = '{MODEL.upper()}'\nlora = 'poet.gguf'\ncontext = 128"
     text = f"ngram = 8\naliases = ['x']\n{poet}"
-    with serving(tmp_path, text) as service:
+    with service_with(tmp_path, text) as service:
         listed = {each["id"]: each for each in service.json("/v1/models")["data"]}
         assert listed.keys() == {"Poet", MODEL, "x"}
         assert (listed["Poet"]["parent"], listed["Poet"]["context_length"]) == (MODEL, 128)
         assert listed["Poet"]["loadable"], listed["Poet"]["reason"]
-        assert told(service, "The sky is", max_tokens=24)[1]["choices"][0]["text"] == plain
-        other = told(service, "The sky is", max_tokens=24, model="poet")[1]
+        assert sky(service) == plain
+        other = complete(service, "The sky is", max_tokens=24, model="poet")[1]
         assert (other["model"], service.engine()["model"]) == ("poet", "Poet")
         assert other["choices"][0]["text"] != plain
 
@@ -231,9 +248,9 @@ def test_the_name_of_an_adapters_model_is_its_own(tmp_path: Path, model: Model) 
     (tmp_path / "l.gguf").touch()
     text = "[a]\nbase = 'b'\nlora = 'l.gguf'\n[c]\nbase = 'none'\nlora = 'l.gguf'"
     table = settings(tmp_path, text).models
-    found = {each.name: each for each in Catalogue(tmp_path / "models", table=table).models()}
+    found = {each.name: each for each in ModelCatalog(tmp_path / "models", table=table).models()}
     assert found.keys() == {"a", "b"}
-    assert "gives its name" in str(found["a"].problem) and found["b"].problem is None
+    assert "uses its name" in str(found["a"].problem) and found["b"].problem is None
 
 
 def test_the_other_engines_are_sized_by_what_was_set(tmp_path: Path) -> None:
@@ -245,7 +262,7 @@ def test_the_other_engines_are_sized_by_what_was_set(tmp_path: Path) -> None:
         "hidden_size": 64,
     }
     write_folder(tmp_path / "models" / "m", config=config)
-    folder = Catalogue(tmp_path / "models").find("m")
+    folder = ModelCatalog(tmp_path / "models").find("m")
     made = settings(tmp_path, "[m]\ncontext = 64\nngram = 3", VLLM_MAX_MODEL_LEN="128")
     vllm = vllm_sizing.size(folder, made, machine(2**34))
     words = dict(itertools.pairwise(vllm.arguments))
@@ -267,6 +284,6 @@ def test_the_other_engines_are_sized_by_what_was_set(tmp_path: Path) -> None:
 def test_an_engine_sees_the_gpus_that_were_set(tmp_path: Path) -> None:
     cards = tuple(GPU(f"card {number}", number * 2**30) for number in (1, 2, 3))
     owner = settings(tmp_path, "[a]\ngpu = [2, 0]").models.of("a")
-    seen = honour.visible(dataclasses.replace(machine(2**34), gpus=cards), owner)
+    seen = model_options.visible(dataclasses.replace(machine(2**34), gpus=cards), owner)
     assert [gpu.name for gpu in seen.gpus] == ["card 3", "card 1"]
-    assert honour.gpu_variables(owner)["CUDA_VISIBLE_DEVICES"] == "2,0"
+    assert model_options.gpu_variables(owner)["CUDA_VISIBLE_DEVICES"] == "2,0"

@@ -1,4 +1,4 @@
-"""Runs schemathesis against a service and reads what came of it."""
+"""Runs schemathesis against a service and reads its report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.progress import Progress
 from tests.fuzz.strict import strict
 from tests.service import ROOT, Service
 
@@ -59,6 +61,7 @@ def fuzz(
     timeout: float,
     unloads: int = 10,
     embedder: str = "",
+    progress: Progress | None = None,
 ) -> Outcome:
     """Send a service whatever its description allows, and what it does not.
 
@@ -69,6 +72,7 @@ def fuzz(
         timeout: seconds for all of it.
         unloads: how often the model may be unloaded.
         embedder: an embedding model of the service's, if it has one.
+        progress: shows the finished scenarios as rounds, and the number of requests.
     """
     description = strict(service.json("/openapi.json"))
     (folder / "openapi.json").write_text(json.dumps(description))
@@ -88,10 +92,49 @@ def fuzz(
         "FUZZ_UNLOADS": str(unloads),
         **({"FUZZ_EMBEDDER": embedder} if embedder else {}),
     }
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
-    )
-    return Outcome(done.returncode != 0, done.stdout + done.stderr, _statuses(report))
+    output = folder / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait(process, report, timeout, progress)
+        finally:
+            process.kill()
+            process.wait()
+    return Outcome(process.returncode != 0, output.read_text(), _statuses(report))
+
+
+def scenarios(service: Service) -> int:
+    """Estimate the number of scenarios of a run: one per operation in each of three phases."""
+    paths = service.json("/openapi.json")["paths"]
+    return 3 * sum(len(item) for item in paths.values())
+
+
+def _wait(
+    process: subprocess.Popen[bytes], report: Path, timeout: float, progress: Progress | None
+) -> None:
+    """Wait until the run ends, and show its progress."""
+    deadline = time.monotonic() + timeout
+    finished = requests = position = 0
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            raise subprocess.TimeoutExpired(process.args, timeout)
+        time.sleep(0.5)
+        if progress is None or not report.exists():
+            continue
+        with report.open("rb") as file:
+            file.seek(position)
+            # The last line may be incomplete.
+            complete, found, _ = file.read().rpartition(b"\n")
+        position += len(complete) + len(found)
+        for line in complete.splitlines():
+            scenario = json.loads(line).get("ScenarioFinished")
+            if scenario is not None:
+                finished += 1
+                requests += len(scenario.get("recorder", {}).get("interactions", {}))
+        progress.set_detail(f"{requests:,} requests")
+        progress.set_round(finished + 1)
 
 
 def _statuses(report: Path) -> Counter[str]:

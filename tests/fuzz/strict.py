@@ -12,17 +12,17 @@ def strict(description: dict[str, Any]) -> dict[str, Any]:
     Streams lose their schema: schemathesis takes it for that of an event, which a check of ours
     reads from `x-event`.
     """
-    made = copy.deepcopy(description)
-    schemas = made["components"]["schemas"]
-    coming = _reachable(made, [_requests(made)])
+    copied = copy.deepcopy(description)
+    schemas = copied["components"]["schemas"]
+    coming = _reachable(copied, [_requests(copied)])
     for name, schema in schemas.items():
         if name not in coming and "properties" in schema:
             schema["additionalProperties"] = False
-    for operation in _operations(made):
+    for operation in _operations(copied):
         for content in operation["responses"].get("200", {}).get("content", {}).values():
             if "x-event" in content:
                 del content["schema"]
-    return made
+    return copied
 
 
 def event_schema(description: dict[str, Any], path: str, method: str) -> dict[str, Any] | None:

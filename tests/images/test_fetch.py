@@ -14,15 +14,15 @@ import pytest
 from tests.vision.model import png
 from tests.vision.pictures import Pictures
 from vllm_obtain.images import fetch
-from vllm_obtain.images.fetch import Fetch, FetchError
+from vllm_obtain.images.fetch import FetchError, ImageFetcher
 
 PUBLIC = "93.184.216.34"
 
 
 @pytest.fixture(scope="module")
 def pictures() -> Iterator[Pictures]:
-    with Pictures() as made:
-        yield made
+    with Pictures() as server:
+        yield server
 
 
 @pytest.fixture
@@ -39,16 +39,16 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
 
 
 def get(url: str, private: bool = False, seconds: float = 5.0) -> bytes:
-    return Fetch(time.monotonic() + seconds, 1 << 20, private).get(url)
+    return ImageFetcher(time.monotonic() + seconds, 1 << 20, private).get(url)
 
 
 def test_private_addresses_are_for_those_who_allow_them(pictures: Pictures) -> None:
     assert get(f"{pictures.url}/1.png", private=True) == png(seed=1)
-    before = list(pictures.asked)
+    before = list(pictures.requests)
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"):
         with pytest.raises(FetchError, match="IMAGE_PRIVATE_ADDRESSES"):
             get(f"http://{host}:{pictures.port}/1.png")
-    assert pictures.asked == before
+    assert pictures.requests == before
 
 
 def test_one_private_address_among_others_is_enough(
@@ -81,10 +81,10 @@ def test_what_was_looked_at_is_what_is_connected_to(
 ) -> None:
     """A name server that says something else the second time is not asked a second time."""
     looked_up["moving.test"] = [["127.0.0.1"], ["127.0.0.2"]]
-    seen: list[str] = []
-    monkeypatch.setattr(fetch, "is_public", lambda address: not seen.append(address))
+    events: list[str] = []
+    monkeypatch.setattr(fetch, "is_public", lambda address: not events.append(address))
     assert get(f"http://moving.test:{pictures.port}/1.png") == png(seed=1)
-    assert seen == ["127.0.0.1"]
+    assert events == ["127.0.0.1"]
     assert looked_up["moving.test"] == [["127.0.0.2"]]
 
 

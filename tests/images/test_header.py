@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.vision.model import png
-from vllm_obtain.images.header import HeaderError, read_header
+from vllm_obtain.images.header import ImageHeaderError, read_header
 
 JFIF = b"\xff\xe0" + struct.pack(">H", 16) + bytes(14)
 SIZE = struct.pack(">HBHH", 11, 8, 300, 400) + bytes(4)
@@ -69,7 +69,7 @@ def test_sizes(data: bytes, found: tuple[str, int, int]) -> None:
     ],
 )
 def test_what_is_none(data: bytes) -> None:
-    with pytest.raises(HeaderError):
+    with pytest.raises(ImageHeaderError):
         read_header(data)
 
 
@@ -82,5 +82,5 @@ def test_damage(data: bytes) -> None:
         for _ in range(3):
             if broken:
                 broken[draw.randrange(len(broken))] = draw.randrange(256)
-        with contextlib.suppress(HeaderError):
+        with contextlib.suppress(ImageHeaderError):
             assert read_header(bytes(broken)).width > 0

@@ -4,59 +4,16 @@ from typing import Any
 
 import pytest
 
-from vllm_obtain.protocol.conversation import UserMessage
+from vllm_obtain.protocol.messages import UserMessage
 from vllm_obtain.protocol.requests import (
-    USUAL,
     ChatRequest,
     CompletionRequest,
-    Sampling,
-    StreamOptions,
-    demands,
+    used_parameters,
 )
 
 
 def chat(**fields: Any) -> ChatRequest:
     return ChatRequest(messages=[UserMessage("x")], **fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, USUAL),
-        ({"seed": 5, "max_tokens": 3}, USUAL),
-        ({"temperature": 0}, Sampling(0, 1.0, 0, 0.0)),
-        ({"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1}, Sampling(0.5, 0.9, 5, 0.1)),
-        ({"top_p": 0.9}, Sampling(1.0, 0.9, 0, 0.0)),
-        ({"top_k": -1}, Sampling(1.0, 1.0, 0, 0.0)),
-        ({"min_p": 0.1}, Sampling(1.0, 1.0, 0, 0.1)),
-    ],
-)
-def test_a_request_that_names_one_sampling_value_gets_no_other_cut(
-    fields: dict[str, Any], expected: Sampling
-) -> None:
-    assert chat(**fields).sampling == expected
-
-
-@pytest.mark.parametrize(
-    ("fields", "deterministic"),
-    [({}, False), ({"temperature": 0}, True), ({"seed": 0}, True), ({"temperature": 0.1}, False)],
-)
-def test_what_is_deterministic(fields: dict[str, Any], deterministic: bool) -> None:
-    assert chat(**fields).is_deterministic is deterministic
-
-
-def test_the_limit_of_tokens() -> None:
-    assert chat().token_limit is None
-    assert chat(max_tokens=3).token_limit == 3
-    assert chat(max_tokens=3, max_completion_tokens=5).token_limit == 5
-    assert CompletionRequest(prompt="x", max_tokens=3).token_limit == 3
-
-
-def test_how_it_is_delivered() -> None:
-    assert not chat().wants_stream
-    assert chat(stream=True).wants_stream
-    assert not chat(stream=True, stream_options=StreamOptions()).wants_usage
-    assert chat(stream_options=StreamOptions(include_usage=True)).wants_usage
 
 
 @pytest.mark.parametrize(
@@ -75,7 +32,7 @@ def test_how_it_is_delivered() -> None:
     ],
 )
 def test_what_a_chat_request_demands(fields: dict[str, Any], expected: list[str]) -> None:
-    assert demands(chat(**fields)) == expected
+    assert list(used_parameters(chat(**fields))) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,4 +44,4 @@ def test_what_a_chat_request_demands(fields: dict[str, Any], expected: list[str]
     ],
 )
 def test_what_a_completion_request_demands(fields: dict[str, Any], expected: list[str]) -> None:
-    assert demands(CompletionRequest(prompt="x", **fields)) == expected
+    assert list(used_parameters(CompletionRequest(prompt="x", **fields))) == expected

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_obtain.protocol.sse import DONE, Splitter, event, named
+from vllm_obtain.engines.stream_parser import SSEDecoder
+from vllm_obtain.protocol.sse import DONE, event, named
 
 STREAM = (
     b": a comment\n\n"
@@ -18,13 +19,13 @@ EVENTS = [b'{"a": "\xc3\xa4"}', b"two", b"three", b"four\nfive", b"[DONE]"]
 
 @pytest.mark.parametrize("size", range(1, 20))
 def test_events_are_cut_wherever_the_reads_fell(size: int) -> None:
-    splitter = Splitter()
+    splitter = SSEDecoder()
     pieces = [STREAM[start : start + size] for start in range(0, len(STREAM), size)]
     assert [data for piece in pieces for data in splitter.feed(piece)] == EVENTS
 
 
 def test_an_event_that_is_not_complete_waits() -> None:
-    splitter = Splitter()
+    splitter = SSEDecoder()
     assert splitter.feed(b"data: x\n") == []
     assert splitter.feed(b"") == []
     assert splitter.feed(b"\ndata: y") == [b"x"]
@@ -33,7 +34,7 @@ def test_an_event_that_is_not_complete_waits() -> None:
 
 
 def test_an_event_on_its_own_is_what_it_is_among_others() -> None:
-    splitter = Splitter()
+    splitter = SSEDecoder()
     for alone, data in (
         (b"data: x\n\n", [b"x"]),
         (b"data: x\r\n\n", [b"x"]),
@@ -46,7 +47,7 @@ def test_an_event_on_its_own_is_what_it_is_among_others() -> None:
 
 def test_writing() -> None:
     assert event({"text": "a\nb\u2028ä"}) == 'data: {"text":"a\\nb\u2028ä"}\n\n'.encode()
-    assert Splitter().feed(event({"a": "\n\n"}) + DONE) == [b'{"a":"\\n\\n"}', b"[DONE]"]
+    assert SSEDecoder().feed(event({"a": "\n\n"}) + DONE) == [b'{"a":"\\n\\n"}', b"[DONE]"]
 
 
 def test_an_event_can_have_a_name() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.supervisor.instance import Instance
+from vllm_obtain.supervisor.memory import estimate as memory_estimate
 
 
 @pytest.fixture
@@ -43,3 +44,9 @@ def instances(tmp_path: Path, models: Path) -> Iterator[Callable[..., Instance]]
     yield make
     for instance in made:
         instance.close()
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which two engines never fit."""
+    monkeypatch.setattr(memory_estimate, "fits", lambda *_: False)

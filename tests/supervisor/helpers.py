@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ from typing import Any
 import psutil
 
 from tests.fake_engine import ENVIRONMENT
-from vllm_obtain.messages import Acquire, Caller, Release
-from vllm_obtain.metrics import Numbers
-from vllm_obtain.settings import Settings
-from vllm_obtain.supervisor.engine import Engine
-from vllm_obtain.supervisor.lease import Lease, Leases
-from vllm_obtain.supervisor.meter import Meter
-from vllm_obtain.supervisor.pool import Pool
-from vllm_obtain.supervisor.service import fresh_catalogue
+from tests.waiting import wait_until
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.control.messages import AcquireLease, CallerIdentity, ReleaseLease
+from vllm_obtain.metrics.registry import MetricsRegistry
+from vllm_obtain.supervisor.engine.engine import Engine
+from vllm_obtain.supervisor.engine.states import EngineState
+from vllm_obtain.supervisor.leases import Lease, Leases
+from vllm_obtain.supervisor.main import fresh_catalogue
+from vllm_obtain.supervisor.memory.sampler import ResourceSampler
+from vllm_obtain.supervisor.models.pool import Pool
 
 LIMIT = 30.0
-DONE = Release("stop")
+DONE = ReleaseLease("stop")
 
 
 def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -42,8 +43,8 @@ def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 def settings_for(models: Path, **env: Any) -> Settings:
     """Settings with the fake engine."""
-    given = {name.upper(): str(value) for name, value in env.items()}
-    return Settings.load({**ENVIRONMENT, "MODELS_DIR": str(models), "PORT": "1", **given})
+    variables = {name.upper(): str(value) for name, value in env.items()}
+    return Settings.load({**ENVIRONMENT, "MODELS_DIR": str(models), "PORT": "1", **variables})
 
 
 class Rig:
@@ -52,8 +53,8 @@ class Rig:
     def __init__(self, models: Path, runtime: Path, **env: Any) -> None:
         settings = settings_for(models, **env)
         self.catalogue = fresh_catalogue(settings)
-        self.numbers = Numbers()
-        self.meter = Meter()
+        self.numbers = MetricsRegistry()
+        self.meter = ResourceSampler()
         self.pool = Pool(settings, self.catalogue, runtime, self.numbers, self.meter)
         self.leases = Leases(self.pool, settings, self.numbers)
 
@@ -68,24 +69,24 @@ class Rig:
 
     async def lease(self, model: str, **more: Any) -> Lease:
         """Acquire as the control socket does: at once if possible."""
-        request = asking(model, **more)
+        request = acquire_message(model, **more)
         return self.leases.try_acquire(request) or await self.leases.acquire(request)
 
-    def asked(self, model: str, **more: Any) -> asyncio.Task[Lease]:
+    def acquire_in_background(self, model: str, **more: Any) -> asyncio.Task[Lease]:
         """Acquire in the background."""
         return asyncio.create_task(self.lease(model, **more))
 
 
-def asking(
+def acquire_message(
     model: str,
     prompt_tokens: int = 10,
     max_tokens: int | None = 10,
     timeout: float = LIMIT,
     fingerprint: bytes = b"",
     key: str = "",
-) -> Acquire:
-    caller = Caller(key)
-    return Acquire(
+) -> AcquireLease:
+    caller = CallerIdentity(key)
+    return AcquireLease(
         model, prompt_tokens, max_tokens, timeout, caller=caller, fingerprint=fingerprint
     )
 
@@ -101,15 +102,6 @@ async def rig(models: Path, runtime: Path, **env: Any) -> AsyncIterator[Rig]:
         made.meter.close()
 
 
-async def until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Wait for what sends no event."""
-    end = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < end, f"still {found!r} after {seconds} s"
-        await asyncio.sleep(0.005)
-    return found
-
-
 async def turn() -> None:
     """Let everything that is ready to run do so."""
     for _ in range(10):
@@ -121,9 +113,21 @@ def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def lives(pid: int | None) -> bool:
+def is_alive(pid: int | None) -> bool:
     """Whether a process runs."""
     assert pid is not None
     with contextlib.suppress(psutil.Error):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def states(it: Rig) -> list[tuple[str, str]]:
+    return [(engine.adapter.name, engine.state.value) for engine in it.pool.engines]
+
+
+async def successor(it: Rig) -> Engine:
+    """The engine that is starting, as soon as it has a process."""
+    found: Any = await wait_until(
+        lambda: [e for e in it.pool.engines if e.state is EngineState.STARTING and e.pid]
+    )
+    return found[0]  # type: ignore[no-any-return]

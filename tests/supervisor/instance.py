@@ -7,17 +7,25 @@ import json
 import os
 import shutil
 import signal
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.supervisor.helpers import lives, settings_for
-from vllm_obtain.messages import Done, EngineStatus, Load, Message, Status, StatusReply, Stop
-from vllm_obtain.supervisor import runtime
-from vllm_obtain.supervisor.client import Line, Supervisor
+from tests.ports import free_port
+from tests.supervisor.helpers import is_alive, settings_for
+from tests.waiting import eventually
+from vllm_obtain.control import runtime_dir
+from vllm_obtain.control.client import ControlConnection, SupervisorClient
+from vllm_obtain.control.messages import (
+    EngineStatus,
+    LoadModel,
+    LoadStatus,
+    Message,
+    Status,
+    StatusReply,
+    StopSupervisor,
+)
 
 # What the service promises: nothing is left so many seconds after its end.
 GONE = 5.0
@@ -34,13 +42,10 @@ class Instance:
     """
 
     def __init__(self, models: Path, logs: Path, owner: int | None = None, **env: Any) -> None:
-        # Kept as long as the instance, so that nobody else is given the port.
-        self._port = socket.socket()
-        self._port.bind(("127.0.0.1", 0))
-        port = self._port.getsockname()[1]
+        port = free_port()
         self.settings = settings_for(models, log_dir=logs, **{"port": port, **env})
-        self.folder = runtime.folder(port)
-        self.supervisor = Supervisor(self.settings, owner or os.getpid())
+        self.folder = runtime_dir.folder(port)
+        self.supervisor = SupervisorClient(self.settings, owner or os.getpid())
         self._pids: set[int] = set()
 
     def start(self) -> int:
@@ -49,13 +54,13 @@ class Instance:
         return self.status().pid
 
     def status(self) -> StatusReply:
-        reply = self.supervisor.ask(Status(), StatusReply)
+        reply = self.supervisor.request(Status(), StatusReply)
         self._pids.add(reply.pid)
         return reply
 
     def load(self, model: str) -> EngineStatus:
         """Load a model and describe its engine."""
-        self.supervisor.ask(Load(model, True), Done)
+        self.supervisor.request(LoadModel(model, True), LoadStatus)
         return self.engine(model)
 
     def engine(self, model: str) -> EngineStatus:
@@ -64,15 +69,15 @@ class Instance:
 
     def stop(self) -> None:
         """Tell it to end, and wait for that."""
-        with Line(self.folder / runtime.CONTROL) as line:
-            line.send(Stop())
+        with ControlConnection(self.folder / runtime_dir.CONTROL) as line:
+            line.send(StopSupervisor())
             line.socket.settimeout(10)
             while line.socket.recv(4096):
                 pass
 
-    def held(self, message: Message) -> Line:
+    def held(self, message: Message) -> ControlConnection:
         """Send a message and keep the connection."""
-        line = self.supervisor.line()
+        line = self.supervisor.connection()
         line.send(message)
         return line
 
@@ -90,21 +95,9 @@ class Instance:
                 if "vllm_obtain.supervisor" in psutil.Process(pid).cmdline():
                     os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.with_suffix(runtime.START_LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()
-        self._port.close()
+        self.folder.with_suffix(runtime_dir.START_LOCK).unlink(missing_ok=True)
 
 
 def wait_until_gone(*pids: int | None, seconds: float = GONE) -> None:
     """Assert that processes end in time."""
-    eventually(lambda: not any(map(lives, pids)), seconds)
-
-
-def eventually(check: Any, seconds: float = 10.0) -> Any:
-    """Wait for what sends no event."""
-    end = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < end, f"still {found!r} after {seconds} s"
-        time.sleep(0.01)
-    return found
+    eventually(lambda: not any(map(is_alive, pids)), seconds)

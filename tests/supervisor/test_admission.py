@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from tests.supervisor.helpers import in_loop, turn
+from vllm_obtain.control.messages import EngineLimits
 from vllm_obtain.errors import EngineFailed, InvalidRequest
-from vllm_obtain.messages import Limits
-from vllm_obtain.supervisor.admission import Admission, EngineGone, Ticket
+from vllm_obtain.supervisor.scheduling.admission import AdmissionQueue, EngineGone, Ticket
 
-LIMITS = Limits(slots=4, pool_tokens=1000, context=400)
+LIMITS = EngineLimits(slots=4, pool_tokens=1000, context=400)
 
 
 @pytest.mark.parametrize(
@@ -26,137 +26,139 @@ LIMITS = Limits(slots=4, pool_tokens=1000, context=400)
 def test_what_one_request_reserves(
     prompt: int, wanted: int | None, reserved: int, granted: int
 ) -> None:
-    places, ticket = Admission(LIMITS), Ticket(prompt, wanted)
-    assert places.try_enter(ticket)
+    places, ticket = AdmissionQueue(LIMITS), Ticket(prompt, wanted)
+    assert places.try_acquire(ticket)
     assert (places.reserved, ticket.granted) == (reserved, granted)
-    places.leave(ticket)
-    places.leave(ticket)
+    places.release(ticket)
+    places.release(ticket)
     assert (places.reserved, places.in_flight) == (0, 0)
 
 
 def test_an_open_end_takes_a_share_of_a_large_pool() -> None:
-    places = Admission(Limits(slots=4, pool_tokens=100_000, context=50_000))
+    places = AdmissionQueue(EngineLimits(slots=4, pool_tokens=100_000, context=50_000))
     ticket = Ticket(1000, None)
-    assert places.try_enter(ticket)
+    assert places.try_acquire(ticket)
     assert ticket.granted == 99_000 // 4
 
 
 def test_a_context_larger_than_the_pool_can_be_used_up_to_the_pool() -> None:
-    places = Admission(Limits(slots=4, pool_tokens=100, context=400))
+    places = AdmissionQueue(EngineLimits(slots=4, pool_tokens=100, context=400))
     ticket = Ticket(300, 300)
-    assert places.try_enter(ticket)
+    assert places.try_acquire(ticket)
     assert places.reserved == 100
 
 
 def test_slots_and_tokens_both_count() -> None:
-    few_slots = Admission(Limits(slots=1, pool_tokens=1000, context=400))
-    assert few_slots.try_enter(Ticket(1, 1))
-    assert not few_slots.try_enter(Ticket(1, 1))
-    few_tokens = Admission(Limits(slots=9, pool_tokens=1000, context=600))
-    assert few_tokens.try_enter(Ticket(300, 300))
-    assert not few_tokens.try_enter(Ticket(300, 300))
-    assert few_tokens.try_enter(Ticket(100, 300))
+    few_slots = AdmissionQueue(EngineLimits(slots=1, pool_tokens=1000, context=400))
+    assert few_slots.try_acquire(Ticket(1, 1))
+    assert not few_slots.try_acquire(Ticket(1, 1))
+    few_tokens = AdmissionQueue(EngineLimits(slots=9, pool_tokens=1000, context=600))
+    assert few_tokens.try_acquire(Ticket(300, 300))
+    assert not few_tokens.try_acquire(Ticket(300, 300))
+    assert few_tokens.try_acquire(Ticket(100, 300))
 
 
 @pytest.mark.parametrize(
     ("wanted", "true_prompt", "reserved", "granted"),
     [(100, 50, 150, 100), (300, 50, 350, 300), (300, 200, 400, 200), (None, 50, 150, 100)],
 )
-def test_settling(wanted: int | None, true_prompt: int, reserved: int, granted: int) -> None:
-    places, ticket = Admission(LIMITS), Ticket(300, wanted)
-    places.try_enter(ticket)
-    places.settle(ticket, true_prompt)
+def test_adjusting_the_reservation(
+    wanted: int | None, true_prompt: int, reserved: int, granted: int
+) -> None:
+    places, ticket = AdmissionQueue(LIMITS), Ticket(300, wanted)
+    places.try_acquire(ticket)
+    places.adjust(ticket, true_prompt)
     assert (places.reserved, ticket.granted) == (reserved, granted)
-    places.leave(ticket)
+    places.release(ticket)
     assert places.reserved == 0
-    places.settle(ticket, 7)
+    places.adjust(ticket, 7)
     assert places.reserved == 0
 
 
 def test_extending_ends_at_the_pool_even_if_somebody_waits() -> None:
-    places, ticket = Admission(LIMITS), Ticket(100, None)
-    places.try_enter(ticket)
+    places, ticket = AdmissionQueue(LIMITS), Ticket(100, None)
+    places.try_acquire(ticket)
     assert places.extend(ticket, 512) == 512
     assert places.extend(ticket, 512) == 1000 - 512 - 100 - 256
     assert places.extend(ticket, 512) == 0
     assert places.reserved == 1000
-    places.leave(ticket)
+    places.release(ticket)
     assert places.reserved == 0
     assert places.extend(ticket, 1) == 0
 
 
 @in_loop
 async def test_nobody_overtakes() -> None:
-    places = Admission(Limits(slots=2, pool_tokens=1000, context=1000))
+    places = AdmissionQueue(EngineLimits(slots=2, pool_tokens=1000, context=1000))
     running, large, small = Ticket(500, 0), Ticket(600, 0), Ticket(1, 1)
-    places.try_enter(running)
+    places.try_acquire(running)
     order: list[str] = []
 
     async def enter(name: str, ticket: Ticket) -> None:
-        await places.enter(ticket)
+        await places.acquire(ticket)
         order.append(name)
 
     tasks = [asyncio.create_task(enter("large", large)), asyncio.create_task(enter("small", small))]
     await turn()
     assert (order, places.queue, places.in_flight) == ([], 2, 1)
-    assert not places.try_enter(Ticket(1, 1))
-    places.leave(running)
+    assert not places.try_acquire(Ticket(1, 1))
+    places.release(running)
     await asyncio.gather(*tasks)
     assert (order, places.queue, places.in_flight) == (["large", "small"], 0, 2)
 
 
 @in_loop
-async def test_settling_and_leaving_the_queue_let_others_in() -> None:
-    places = Admission(Limits(slots=3, pool_tokens=1000, context=1000))
+async def test_adjusting_the_reservation_and_leaving_the_queue_let_others_in() -> None:
+    places = AdmissionQueue(EngineLimits(slots=3, pool_tokens=1000, context=1000))
     running, large, small = Ticket(500, 0), Ticket(600, 0), Ticket(300, 0)
-    places.try_enter(running)
-    first, second = (asyncio.create_task(places.enter(ticket)) for ticket in (large, small))
+    places.try_acquire(running)
+    first, second = (asyncio.create_task(places.acquire(ticket)) for ticket in (large, small))
     await turn()
     first.cancel()
     await second
-    third = asyncio.create_task(places.enter(large))
+    third = asyncio.create_task(places.acquire(large))
     await turn()
     assert not third.done()
-    places.settle(running, 100)
+    places.adjust(running, 100)
     await third
 
 
 @in_loop
 async def test_places_that_open_later() -> None:
-    places = Admission()
+    places = AdmissionQueue()
     tickets = [Ticket(10, 10) for _ in range(6)]
-    tasks = [asyncio.create_task(places.enter(ticket)) for ticket in tickets]
+    tasks = [asyncio.create_task(places.acquire(ticket)) for ticket in tickets]
     await turn()
     assert (places.queue, places.in_flight) == (6, 0)
     tasks[1].cancel()
     await turn()
-    places.open(LIMITS)
+    places.open(LIMITS, "fake", isolates_by_slot=False)
     assert (places.queue, places.in_flight) == (1, 4), "they are in before they have run"
     await asyncio.gather(tasks[0], *tasks[2:5])
-    places.leave(tickets[0])
+    places.release(tickets[0])
     await tasks[5]
 
 
 @in_loop
 async def test_closing_sends_those_who_wait_away() -> None:
-    places = Admission(Limits(slots=1, pool_tokens=100, context=100))
+    places = AdmissionQueue(EngineLimits(slots=1, pool_tokens=100, context=100))
     running = Ticket(1, 1)
-    places.try_enter(running)
-    waiting = asyncio.create_task(places.enter(Ticket(1, 1)))
+    places.try_acquire(running)
+    waiting = asyncio.create_task(places.acquire(Ticket(1, 1)))
     await turn()
     places.close()
     with pytest.raises(EngineGone):
         await waiting
     with pytest.raises(EngineGone):
-        await places.enter(Ticket(1, 1))
-    places.leave(running)
-    assert not places.try_enter(Ticket(1, 1))
+        await places.acquire(Ticket(1, 1))
+    places.release(running)
+    assert not places.try_acquire(Ticket(1, 1))
 
 
 @in_loop
 async def test_closing_with_a_reason() -> None:
-    places = Admission()
-    waiting = asyncio.create_task(places.enter(Ticket(1, 1)))
+    places = AdmissionQueue()
+    waiting = asyncio.create_task(places.acquire(Ticket(1, 1)))
     await turn()
     places.close(EngineFailed("no such file"))
     with pytest.raises(EngineFailed, match="no such file"):
@@ -177,42 +179,42 @@ async def test_closing_with_a_reason() -> None:
 def test_what_several_choices_reserve(
     prompt: int, wanted: int | None, choices: int, reserved: int
 ) -> None:
-    places, ticket = Admission(LIMITS), Ticket(prompt, wanted, choices)
-    assert places.try_enter(ticket)
+    places, ticket = AdmissionQueue(LIMITS), Ticket(prompt, wanted, choices)
+    assert places.try_acquire(ticket)
     assert places.reserved == reserved
     # Whatever the prompt turns out to be, what was reserved is enough.
     for true_prompt in range(prompt, 0, -7):
-        places.settle(ticket, true_prompt)
+        places.adjust(ticket, true_prompt)
         assert places.reserved <= reserved
-    places.leave(ticket)
+    places.release(ticket)
     assert places.reserved == 0
 
 
 def test_each_choice_takes_a_slot() -> None:
-    places = Admission(LIMITS)
+    places = AdmissionQueue(LIMITS)
     several = Ticket(1, 1, 3)
-    assert places.try_enter(several)
-    assert not places.try_enter(Ticket(1, 1, 2))
-    assert places.try_enter(Ticket(1, 1))
-    assert not places.try_enter(Ticket(1, 1))
-    places.leave(several)
-    assert places.try_enter(Ticket(1, 1, 3))
+    assert places.try_acquire(several)
+    assert not places.try_acquire(Ticket(1, 1, 2))
+    assert places.try_acquire(Ticket(1, 1))
+    assert not places.try_acquire(Ticket(1, 1))
+    places.release(several)
+    assert places.try_acquire(Ticket(1, 1, 3))
 
 
 @in_loop
 async def test_choices_that_can_never_fit_are_refused_at_once_or_when_it_is_known() -> None:
-    places = Admission(LIMITS)
-    with pytest.raises(InvalidRequest, match="4 answers at once") as caught:
-        places.try_enter(Ticket(1, 1, 5))
+    places = AdmissionQueue(LIMITS)
+    with pytest.raises(InvalidRequest, match="limit of 4 parallel sequences") as caught:
+        places.try_acquire(Ticket(1, 1, 5))
     assert caught.value.param == "n"
     with pytest.raises(InvalidRequest, match=r"1300 tokens.*1000"):
-        await places.enter(Ticket(100, 300, 4))
-    later = Admission()
+        await places.acquire(Ticket(100, 300, 4))
+    later = AdmissionQueue()
     tickets = [Ticket(1, 1), Ticket(1, 1, 5), Ticket(1, 1)]
-    tasks = [asyncio.create_task(later.enter(ticket)) for ticket in tickets]
+    tasks = [asyncio.create_task(later.acquire(ticket)) for ticket in tickets]
     await turn()
-    later.open(LIMITS)
+    later.open(LIMITS, "fake", isolates_by_slot=False)
     await asyncio.gather(tasks[0], tasks[2])
-    with pytest.raises(InvalidRequest, match="4 answers at once"):
+    with pytest.raises(InvalidRequest, match="limit of 4 parallel sequences"):
         await tasks[1]
     assert (later.in_flight, later.queue) == (2, 0)

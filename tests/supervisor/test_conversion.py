@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalogue.convert.models import Small
 from tests.fake_engine import write_model
-from tests.supervisor.helpers import DONE, in_loop, lives, rig, turn, until
-from vllm_obtain.catalogue.convert import Plan
+from tests.models.convert.models import Small
+from tests.supervisor.helpers import DONE, in_loop, is_alive, rig, turn
+from tests.waiting import wait_until
 from vllm_obtain.errors import EngineFailed
-from vllm_obtain.supervisor.states import State
+from vllm_obtain.models.convert import ConversionPlan
+from vllm_obtain.supervisor.engine.states import EngineState
 
 PLUGINS = (
     "fake=tests.fake_engine:FakeAdapter, other=tests.fake_engine:OtherAdapter,"
@@ -41,17 +42,17 @@ def model(models: Path) -> Path:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, Path]:
+def slow_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, Path]:
     """Files: where the child notes its pid, and what it waits for."""
     pid, go = tmp_path / "pid", tmp_path / "go"
-    real = Plan.command.fget
+    real = ConversionPlan.command.fget
     assert real is not None
     before = [sys.executable, "-c", SLOW, str(pid), str(go)]
-    monkeypatch.setattr(Plan, "command", property(lambda plan: [*before, *real(plan)]))
+    monkeypatch.setattr(ConversionPlan, "command", property(lambda plan: [*before, *real(plan)]))
     return pid, go
 
 
-def converted(models: Path) -> list[Path]:
+def converted_files(models: Path) -> list[Path]:
     return [each for each in (models / ".converted").glob("*") if each.is_dir()]
 
 
@@ -75,15 +76,15 @@ async def test_what_an_engine_cannot_read_is_converted_once(
 
 @in_loop
 async def test_how_far_it_is(
-    models: Path, model: Path, runtime: Path, slow: tuple[Path, Path]
+    models: Path, model: Path, runtime: Path, slow_conversion: tuple[Path, Path]
 ) -> None:
     async with rig(models, runtime, **SETTINGS) as it:
-        waiting = it.asked("a")
-        await until(lambda: it.pool.engines and it.engine("a").stage == "converting 43 %")
-        assert it.pool.state("a") is State.CONVERTING
-        done = it.pool.begun("a")
+        waiting = it.acquire_in_background("a")
+        await wait_until(lambda: it.pool.engines and it.engine("a").stage == "converting 43 %")
+        assert it.pool.state("a") is EngineState.CONVERTING
+        done = it.pool.load_status("a")
         assert (done.state, done.stage) == ("converting", "converting 43 %")
-        slow[1].touch()
+        slow_conversion[1].touch()
         lease = await waiting
         assert it.engine("a").stage is None
         lease.release(DONE)
@@ -91,43 +92,43 @@ async def test_how_far_it_is(
 
 @in_loop
 async def test_a_conversion_takes_no_place(
-    models: Path, model: Path, runtime: Path, slow: tuple[Path, Path]
+    models: Path, model: Path, runtime: Path, slow_conversion: tuple[Path, Path]
 ) -> None:
     write_model(models, "b")
     async with rig(models, runtime, **SETTINGS) as it:
         held = await it.pool.load("b", "fake")
-        waiting = it.asked("a")
-        await until(lambda: it.pool.state("a") is State.CONVERTING)
-        assert it.pool.ready("b") is held
-        slow[1].touch()
+        waiting = it.acquire_in_background("a")
+        await wait_until(lambda: it.pool.state("a") is EngineState.CONVERTING)
+        assert it.pool.ready_engine("b") is held
+        slow_conversion[1].touch()
         (await waiting).release(DONE)
-        assert it.pool.state("b") is State.STOPPED
+        assert it.pool.state("b") is EngineState.STOPPED
 
 
 @in_loop
 async def test_a_load_called_off_ends_the_conversion(
-    models: Path, model: Path, runtime: Path, slow: tuple[Path, Path]
+    models: Path, model: Path, runtime: Path, slow_conversion: tuple[Path, Path]
 ) -> None:
     async with rig(models, runtime, **SETTINGS) as it:
         loading = asyncio.create_task(it.pool.load("a"))
-        await until(lambda: it.pool.engines and it.engine("a").stage == "converting 43 %")
-        pid = int(slow[0].read_text())
-        assert await it.pool.unload("a") is State.STOPPED
+        await wait_until(lambda: it.pool.engines and it.engine("a").stage == "converting 43 %")
+        pid = int(slow_conversion[0].read_text())
+        assert await it.pool.unload("a") is EngineState.STOPPED
         with pytest.raises(EngineFailed, match="unloaded before it was ready"):
             await loading
-        assert not lives(pid)
+        assert not is_alive(pid)
 
 
 @in_loop
 async def test_the_end_of_the_service_ends_the_conversion(
-    models: Path, model: Path, runtime: Path, slow: tuple[Path, Path]
+    models: Path, model: Path, runtime: Path, slow_conversion: tuple[Path, Path]
 ) -> None:
     async with rig(models, runtime, **SETTINGS) as it:
-        waiting = it.asked("a")
-        await until(lambda: it.pool.engines and it.engine("a").stage == "converting 43 %")
-        pid = int(slow[0].read_text())
+        waiting = it.acquire_in_background("a")
+        await wait_until(lambda: it.pool.engines and it.engine("a").stage == "converting 43 %")
+        pid = int(slow_conversion[0].read_text())
         await it.pool.close()
-        assert not lives(pid)
+        assert not is_alive(pid)
         with pytest.raises(EngineFailed):
             await waiting
 
@@ -137,25 +138,25 @@ async def test_no_room_on_the_disk(
     models: Path, model: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     code = (
-        "import collections, shutil, sys; from vllm_obtain.catalogue.convert import __main__ as m;"
+        "import collections, shutil, sys; from vllm_obtain.models.convert import __main__ as m;"
         "Usage = collections.namedtuple('Usage', 'total used free');"
         "shutil.disk_usage = lambda _: Usage(1, 1, 0); sys.exit(m.main(sys.argv[4:]))"
     )
-    real = Plan.command.fget
+    real = ConversionPlan.command.fget
     assert real is not None
     command = property(lambda plan: [sys.executable, "-c", code, *real(plan)])
-    monkeypatch.setattr(Plan, "command", command)
+    monkeypatch.setattr(ConversionPlan, "command", command)
     async with rig(models, runtime, **SETTINGS) as it:
-        with pytest.raises(EngineFailed, match="where only 0 MB are free: make space") as caught:
+        with pytest.raises(EngineFailed, match="but only 0 MB are free") as caught:
             await it.lease("a")
         assert (caught.value.code, caught.value.status) == ("conversion_failed", 503)
-        assert "'a' could not be converted for converting" in caught.value.message
+        assert "The conversion of 'a' for converting failed" in caught.value.message
         assert it.engine("a").last_error == caught.value.message
-        assert converted(models) == []
+        assert converted_files(models) == []
         await it.pool.load("a", "fake")
-        with pytest.raises(EngineFailed, match=r"make space\. fake serves the model as before"):
+        with pytest.raises(EngineFailed, match=r"Free disk space\. fake still serves the model"):
             await it.pool.load("a", "converting")
-        assert it.pool.state("a") is State.READY
+        assert it.pool.state("a") is EngineState.READY
 
 
 @in_loop
@@ -163,9 +164,9 @@ async def test_a_converted_folder_that_is_broken(models: Path, model: Path, runt
     async with rig(models, runtime, **SETTINGS) as it:
         await it.pool.load("a")
         await it.pool.unload("a")
-        (folder,) = converted(models)
+        (folder,) = converted_files(models)
         (folder / "config.json").write_text("{")
-        with pytest.raises(EngineFailed, match="Remove that folder") as caught:
+        with pytest.raises(EngineFailed, match="Delete that folder") as caught:
             await it.pool.load("a")
         assert caught.value.code == "conversion_failed"
         shutil.rmtree(folder)
@@ -174,14 +175,14 @@ async def test_a_converted_folder_that_is_broken(models: Path, model: Path, runt
 
 @in_loop
 async def test_requests_run_while_a_switch_converts(
-    models: Path, model: Path, runtime: Path, slow: tuple[Path, Path]
+    models: Path, model: Path, runtime: Path, slow_conversion: tuple[Path, Path]
 ) -> None:
     async with rig(models, runtime, **{**SETTINGS, "inference_engine": "fake"}) as it:
         await it.pool.load("a")
         moving = asyncio.create_task(it.pool.load("a", "converting"))
-        await until(lambda: it.pool.begun("a", "converting").stage == "converting 43 %")
+        await wait_until(lambda: it.pool.load_status("a", "converting").stage == "converting 43 %")
         (await it.lease("a")).release(DONE)
         await turn()
-        assert it.pool.state("a") is State.READY
-        slow[1].touch()
+        assert it.pool.state("a") is EngineState.READY
+        slow_conversion[1].touch()
         assert (await moving).adapter.name == "converting"

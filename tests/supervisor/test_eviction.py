@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_obtain.supervisor.eviction import Occupant, fits, victims
+from vllm_obtain.supervisor.models.eviction_policy import EvictionCandidate, fits, victims
 
-IDLE_OLD, IDLE_NEW = Occupant("idle-old", 0, 1), Occupant("idle-new", 0, 9)
-BUSY_OLD, BUSY_NEW = Occupant("busy-old", 2, 0), Occupant("busy-new", 1, 8)
-PINNED = Occupant("pinned", 0, 0, pinned=True)
-LEAVING = Occupant("leaving", 3, 0, leaving=True)
+IDLE_OLD, IDLE_NEW = EvictionCandidate("idle-old", 0, 1), EvictionCandidate("idle-new", 0, 9)
+BUSY_OLD, BUSY_NEW = EvictionCandidate("busy-old", 2, 0), EvictionCandidate("busy-new", 1, 8)
+PINNED = EvictionCandidate("pinned", 0, 0, pinned=True)
+LEAVING = EvictionCandidate("leaving", 3, 0, leaving=True)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ LEAVING = Occupant("leaving", 3, 0, leaving=True)
         ([PINNED], 1, []),
     ],
 )
-def test_victims(occupants: list[Occupant], places: int, expected: list[str]) -> None:
+def test_victims(occupants: list[EvictionCandidate], places: int, expected: list[str]) -> None:
     assert victims(occupants, places) == expected
 
 
@@ -43,7 +43,9 @@ def test_victims(occupants: list[Occupant], places: int, expected: list[str]) ->
     ],
 )
 def test_victims_by_bytes(sizes: list[int], needed: int, expected: list[str]) -> None:
-    them = [Occupant(f"m{number}", 0, number, bytes=size) for number, size in enumerate(sizes)]
+    them = [
+        EvictionCandidate(f"m{number}", 0, number, bytes=size) for number, size in enumerate(sizes)
+    ]
     assert victims(them, 9, needed, 100) == expected
     left = [each for each in them if each.model not in expected]
     assert fits(left, 9, needed, 100)

@@ -8,38 +8,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalogue.gguf_files import write_gguf
 from tests.fake_engine import write_model
-from tests.supervisor.helpers import DONE, Rig, in_loop, rig, until
-from vllm_obtain.catalogue import Model
-from vllm_obtain.engines.choice import Choice, only
+from tests.models.gguf_files import write_gguf
+from tests.supervisor.helpers import DONE, Rig, in_loop, rig
+from tests.waiting import wait_until
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.engines.selection import EngineChoice, only
 from vllm_obtain.errors import EngineFailed
-from vllm_obtain.settings import Settings
-from vllm_obtain.supervisor import choosing
-from vllm_obtain.supervisor.states import State
+from vllm_obtain.models import Model
+from vllm_obtain.supervisor.engine.states import EngineState
+from vllm_obtain.supervisor.models import resolver
 
 
 @pytest.fixture(autouse=True)
-def both(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both engines may serve, `fake` first."""
 
-    def ranked(model: Model, settings: Settings) -> list[Choice]:
+    def ranked(model: Model, settings: Settings) -> list[EngineChoice]:
         return [only(model, settings, name) for name in ("fake", "other")]
 
-    monkeypatch.setattr(choosing, "ranked", ranked)
+    monkeypatch.setattr(resolver, "rank_engines", ranked)
 
 
-def counted(it: Rig) -> float | None:
+def failover_count(it: Rig) -> float | None:
     labels = {"model": "a", "from": "fake", "to": "other", "cause": "failover"}
     return it.numbers.registry.get_sample_value("vllm_obtain_engine_handovers_total", labels)
 
 
 async def crash(it: Rig, times: int) -> None:
     for _ in range(times):
-        await until(lambda: it.pool.ready("a"), 5)
+        await wait_until(lambda: it.pool.ready_engine("a"), 5)
         engine = it.engine("a")
         os.kill(engine.pid or 0, signal.SIGKILL)
-        await until(lambda engine=engine: engine.state is not State.READY)
+        await wait_until(lambda engine=engine: engine.state is not EngineState.READY)
 
 
 @in_loop
@@ -49,13 +50,13 @@ async def test_one_that_cannot_start_gives_way(models: Path, runtime: Path) -> N
         lease = await it.lease("a")
         assert lease.granted.engine == "other"
         lease.release(DONE)
-        (handover,) = it.pool.handovers.last
+        (handover,) = it.pool.switches.last
         assert (handover.cause, handover.source, handover.to) == ("failover", "fake", "other")
         assert "no such kernel" in handover.reason
-        assert counted(it) == 1
+        assert failover_count(it) == 1
         await it.pool.unload("a")
         assert (await it.pool.load("a")).adapter.name == "other", "it has had its chance"
-        assert counted(it) == 1
+        assert failover_count(it) == 1
 
 
 @in_loop
@@ -77,8 +78,8 @@ async def test_if_none_starts_the_next_request_begins_anew(models: Path, runtime
     async with rig(models, runtime) as it:
         with pytest.raises(EngineFailed, match="exited with status 4"):
             await it.lease("a")
-        assert it.pool.state("a") is State.FAILED
-        assert it.pool.handovers.last == []
+        assert it.pool.state("a") is EngineState.FAILED
+        assert it.pool.switches.last == []
         write_model(models, "a")
         lease = await it.lease("a")
         assert lease.granted.engine == "fake"
@@ -93,8 +94,8 @@ async def test_three_crashes_are_enough(models: Path, runtime: Path) -> None:
         await crash(it, 3)
         lease = await it.lease("a")
         assert lease.granted.engine == "other"
-        (handover,) = it.pool.handovers.last
-        assert handover.reason == "It crashed 3 times within 5 minutes."
+        (handover,) = it.pool.switches.last
+        assert handover.reason == "The engine crashed 3 times within 5 minutes."
         lease.release(DONE)
 
 
@@ -117,5 +118,5 @@ async def test_an_engine_that_was_named_never_gives_way(models: Path, runtime: P
         await crash(it, 3)
         engine = it.engine("a")
         assert engine.adapter.name == "fake"
-        assert engine.back_off.recent == 3 and engine.back_off.left > 1, "as if it were alone"
-        assert it.pool.handovers.last == []
+        assert engine.backoff.recent == 3 and engine.backoff.remaining > 1, "as if it were alone"
+        assert it.pool.switches.last == []

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import write_model
-from tests.supervisor.helpers import DONE, in_loop, rig, turn, until
-from tests.supervisor.instance import Instance, eventually
+from tests.supervisor.helpers import DONE, in_loop, rig, turn
+from tests.supervisor.instance import Instance
+from tests.waiting import eventually, wait_until
+from vllm_obtain.config.settings import FROZEN, Settings
+from vllm_obtain.control.runtime_dir import version
 from vllm_obtain.errors import EngineFailed
-from vllm_obtain.settings import FROZEN, Settings
-from vllm_obtain.supervisor.runtime import version
-from vllm_obtain.supervisor.states import State
+from vllm_obtain.supervisor.engine.states import EngineState
 
 
 def tables(folder: Path, text: str) -> dict[str, str]:
@@ -32,8 +33,8 @@ async def test_a_pinned_model_makes_no_room(models: Path, runtime: Path) -> None
         await it.pool.load("a")
         await it.pool.load("b")
         await it.pool.load("c")
-        assert it.pool.state("b") is State.STOPPED, "though a was used before it"
-        assert it.pool.state("a") is it.pool.state("c") is State.READY
+        assert it.pool.state("b") is EngineState.STOPPED, "though a was used before it"
+        assert it.pool.state("a") is it.pool.state("c") is EngineState.READY
 
 
 @in_loop
@@ -43,7 +44,7 @@ async def test_when_all_places_are_pinned_nobody_waits_for_one(models: Path, run
     async with rig(models, runtime, **tables(models, "[a]\npin = true")) as it:
         await it.pool.load("b")
         await it.pool.load("a")
-        with pytest.raises(EngineFailed, match=r"pinned models \(a\) hold all places") as caught:
+        with pytest.raises(EngineFailed, match=r"pinned models \(a\) occupy all of") as caught:
             await it.lease("b")
         assert (caught.value.status, caught.value.code) == (503, "no_place_for_model")
         await it.pool.unload("a")
@@ -62,14 +63,14 @@ async def test_a_model_leaves_when_nobody_has_used_it_for_its_time(
         await it.pool.load("b")
         lease = await it.lease("a")
         await asyncio.sleep(0.3)
-        assert it.pool.state("a") is State.READY, "it is in use"
+        assert it.pool.state("a") is EngineState.READY, "it is in use"
         lease.release(DONE)
         await turn()
-        assert it.pool.state("a") is State.READY, "its time begins with the last use"
-        await until(lambda: it.pool.state("a") is State.STOPPED)
-        assert it.pool.state("b") is State.READY
+        assert it.pool.state("a") is EngineState.READY, "its time begins with the last use"
+        await wait_until(lambda: it.pool.state("a") is EngineState.STOPPED)
+        assert it.pool.state("b") is EngineState.READY
         (await it.lease("a")).release(DONE)
-        assert it.pool.state("a") is State.READY, "a request loads it again"
+        assert it.pool.state("a") is EngineState.READY, "a request loads it again"
 
 
 def test_several_models_are_loaded_at_the_start(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_obtain.supervisor.back_off import BackOff
-from vllm_obtain.supervisor.drain_rate import DrainRate
+from vllm_obtain.supervisor.engine.backoff import Backoff
+from vllm_obtain.supervisor.scheduling.drain_rate import DrainRate
 
 
 class Clock:
@@ -20,30 +20,30 @@ class Clock:
 
 def test_the_pause_grows_with_each_crash_and_ends() -> None:
     clock = Clock()
-    back_off = BackOff(clock)
-    pauses = [back_off.left]
+    backoff = Backoff(clock)
+    pauses = [backoff.remaining]
     for _ in range(9):
-        back_off.crashed()
-        pauses.append(back_off.left)
+        backoff.record_crash()
+        pauses.append(backoff.remaining)
     assert pauses == [0, 0, 1, 2, 4, 8, 16, 30, 30, 30]
     clock.now += 29
-    assert back_off.left == 1
+    assert backoff.remaining == 1
     clock.now += 100
-    assert back_off.left == 0
+    assert backoff.remaining == 0
 
 
 def test_old_crashes_do_not_count() -> None:
     clock = Clock()
-    back_off = BackOff(clock)
+    backoff = Backoff(clock)
     for _ in range(5):
-        back_off.crashed()
+        backoff.record_crash()
     clock.now += 301
-    back_off.crashed()
-    assert back_off.left == 0
-    back_off.crashed()
-    assert back_off.left == 1
-    back_off.forget()
-    assert back_off.left == 0
+    backoff.record_crash()
+    assert backoff.remaining == 0
+    backoff.record_crash()
+    assert backoff.remaining == 1
+    backoff.reset()
+    assert backoff.remaining == 0
 
 
 @pytest.mark.parametrize(

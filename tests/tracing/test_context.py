@@ -12,7 +12,7 @@ VALID = f"00-{TRACE}-{SPAN}-01"
 
 def test_it_is_read_and_written() -> None:
     found = context.read(f" {VALID} ", "vendor=1,other=2")
-    assert found == context.Remote(TRACE, SPAN, "01", "vendor=1,other=2")
+    assert found == context.ParentContext(TRACE, SPAN, "01", "vendor=1,other=2")
     assert found.headers == {"traceparent": VALID, "tracestate": "vendor=1,other=2"}
 
 

@@ -9,9 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.service import Service, eventually
+from tests.service import Service
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
@@ -22,14 +26,14 @@ class Collector(ThreadingHTTPServer):
     """Takes OTLP over HTTP."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Taking)
+        super().__init__(("127.0.0.1", 0), FakeCollector)
         self.spans: list[Any] = []
         self.resources: list[dict[str, Any]] = []
         self.raw = b""
         self.headers: dict[str, str] = {}
 
 
-class Taking(BaseHTTPRequestHandler):
+class FakeCollector(BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
@@ -85,12 +89,12 @@ def test_each_request_is_a_span_and_a_collector_that_is_down_costs_nothing(tmp_p
         Service(["run.py"], tmp_path, environment(collector)) as service,
     ):
         messages = [{"role": "user", "content": f"Say {WORD}."}]
-        asked = {"messages": messages, "max_tokens": 8, "temperature": 0}
+        fields = {"messages": messages, "max_tokens": 8, "temperature": 0}
         status, _, body = service.request(
-            "/v1/chat/completions", {**asked, "stream": True}, headers=PARENT
+            "/v1/chat/completions", {**fields, "stream": True}, headers=PARENT
         )
         assert status == 200 and b"[DONE]" in body
-        service.json("/v1/chat/completions", asked)  # the same: from the cache
+        service.json("/v1/chat/completions", fields)  # the same: from the cache
         assert service.request("/v1/nothing", headers={"traceparent": "nonsense"})[0] == 404
         assert service.request("/health", headers=PARENT)[0] == 200
         eventually(lambda: len(collector.spans) >= 3)
@@ -128,14 +132,14 @@ def test_each_request_is_a_span_and_a_collector_that_is_down_costs_nothing(tmp_p
         collector.shutdown()
         collector.server_close()
         for _ in range(2):
-            assert service.json("/v1/chat/completions", asked, timeout=5)
-            before = lost(service)
-            eventually(lambda before=before: lost(service) > before, timeout=30)
-        said = [line for line in service.logged("app.log") if "traces" in line["event"]]
-        assert len(said) == 1 and "OTEL_EXPORTER_OTLP_ENDPOINT" in said[0]["event"]
+            assert service.json("/v1/chat/completions", fields, timeout=5)
+            before = lost_spans(service)
+            eventually(lambda before=before: lost_spans(service) > before, timeout=30)
+        said = [line for line in service.logged("app.log") if line["event"] == "trace spans lost"]
+        assert len(said) == 1 and "OTEL_EXPORTER_OTLP_ENDPOINT" in said[0]["reason"]
 
 
-def lost(service: Service) -> float:
+def lost_spans(service: Service) -> float:
     text = service.request("/metrics")[2].decode()
     (line,) = [
         each for each in text.splitlines() if each.startswith("vllm_obtain_trace_spans_lost")

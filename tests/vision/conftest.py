@@ -28,7 +28,9 @@ def vision_models(model_here: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def seeing(vision_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def vision_service(
+    vision_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """A service on llama.cpp; it may fetch images from this machine."""
     env = {
         "MODELS_DIR": str(vision_models),
@@ -42,12 +44,12 @@ def seeing(vision_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "IMAGE_MAX_MEGAPIXELS": "1",
         "IMAGE_FETCH_TIMEOUT": "2",
     }
-    with Service(["run.py", "--no-fetch"], tmp_path_factory.mktemp("seeing"), env) as made:
-        yield made
+    with Service(["run.py", "--no-fetch"], tmp_path_factory.mktemp("seeing"), env) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")
 def pictures() -> Iterator[Pictures]:
     """A server of images on this machine."""
-    with Pictures() as made:
-        yield made
+    with Pictures() as server:
+        yield server

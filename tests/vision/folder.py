@@ -10,10 +10,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tests.vision.model import HEADS, HIDDEN, IMAGE, INNER, LAYERS, PATCH, TOKENS
-from vllm_obtain.catalogue.convert.source import opened_source
-from vllm_obtain.catalogue.convert.tokenizer import tokenizer
-from vllm_obtain.catalogue.convert.tokenizer_config import tokenizer_config
-from vllm_obtain.catalogue.convert.vocabulary import read_vocabulary
+from vllm_obtain.models.convert.gguf_source import open_source
+from vllm_obtain.models.convert.tokenizer_config import tokenizer_config
+from vllm_obtain.models.convert.tokenizer_json import tokenizer
+from vllm_obtain.models.convert.vocabulary import read_vocabulary
 
 # The words of the family for images; the first one stands for an image in a prompt.
 WORDS = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
@@ -44,25 +44,25 @@ def write_folder(folder: Path, source: Path, seed: int = 7) -> Path:
     _json(folder / "processor_config.json", processor)
     _json(folder / "preprocessor_config.json", _preparation())
     draw = np.random.default_rng(seed)
-    weights = {name: _draw(name, shape, draw) for name, shape in _shapes(count).items()}
+    weights = {name: _random_tensor(name, shape, draw) for name, shape in _shapes(count).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 def _write_words(folder: Path, source: Path) -> int:
     """Write the tokenizer with words for images; returns how many tokens there are."""
-    with opened_source(source) as opened:
+    with open_source(source) as opened:
         words = read_vocabulary(opened)
         config = tokenizer_config(opened, words)
-        found = json.loads(tokenizer(words).to_str())
+        response = json.loads(tokenizer(words).to_str())
     count = len(words.tokens)
     for number, word in enumerate(WORDS, count):
         token = {"content": word, "lstrip": False, "normalized": False, "rstrip": False}
         token |= {"single_word": False, "special": True}
-        found["added_tokens"].append({"id": number, **token})
+        response["added_tokens"].append({"id": number, **token})
         config["added_tokens_decoder"][str(number)] = token  # type: ignore[index]
     config["chat_template"] = TEMPLATE
-    _json(folder / "tokenizer.json", found)
+    _json(folder / "tokenizer.json", response)
     _json(folder / "tokenizer_config.json", config)
     return count + len(WORDS)
 
@@ -150,7 +150,7 @@ def _norm(name: str) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (HIDDEN,), f"{name}.bias": (HIDDEN,)}
 
 
-def _draw(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
+def _random_tensor(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
     if len(shape) == 1:
         centre = 1.0 if name.endswith("weight") else 0.0
         values = centre + 0.1 * draw.standard_normal(shape)

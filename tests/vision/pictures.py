@@ -21,7 +21,7 @@ class Pictures:
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.left = threading.Event()
         self.arrived = threading.Event()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -49,7 +49,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         pictures: Pictures = self.server.pictures  # type: ignore[attr-defined]
-        pictures.asked.append(self.path)
+        pictures.requests.append(self.path)
         name, _, query = self.path[1:].partition("?")
         kind, _, rest = name.partition("/")
         match kind:

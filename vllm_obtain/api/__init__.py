@@ -1,1 +1,1 @@
-"""The HTTP front: one module per resource. The only place that imports Flask."""
+"""Shims for a running 0.1.0, removed in 0.3.0."""

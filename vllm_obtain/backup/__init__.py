@@ -1,1 +1,1 @@
-"""Keeping a copy of what makes a service one's own: settings, keys, names, logs, models."""
+"""Backs up and restores the settings, API keys, catalog, logs and models of a service."""

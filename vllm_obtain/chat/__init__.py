@@ -1,1 +1,1 @@
-"""From a conversation to a prompt, and from what a model writes to what it means."""
+"""Renders chats to prompts, and parses generated text into reasoning, text and tool calls."""

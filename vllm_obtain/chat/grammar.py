@@ -1,8 +1,8 @@
-"""What an answer has to look like, as a grammar that all three engines hold an answer to.
+"""Builds grammars that constrain completions, in a language that all three engines support.
 
 The language is llguidance's Lark (https://github.com/guidance-ai/llguidance, docs/syntax.md):
-llama.cpp has it built in, vLLM takes it through its `guidance` backend, our MLX server uses it
-directly. So one schema means the same everywhere, and one check here refuses what none can hold.
+llama.cpp has it built in, vLLM supports it through its `guidance` backend, our MLX server uses it
+directly. So a schema means the same on every engine, and one check rejects unsupported grammars.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from typing import Any
 
 from llguidance.gbnf_to_lark import any_to_lark
 
-from vllm_obtain.chat import trial
-from vllm_obtain.chat.call_format import CallFormat
-from vllm_obtain.chat.thinking import Thinking
+from vllm_obtain.chat import grammar_checker, json_schema, schema_source
+from vllm_obtain.chat.grammar_limits import grammar_problem, pattern_problem
+from vllm_obtain.chat.reasoning_tags import ReasoningTags
+from vllm_obtain.chat.tool_call_format import ToolCallFormat
 from vllm_obtain.errors import InvalidRequest
 
-# llama.cpp knows by this line that a grammar is not in its own language.
+# By this line llama.cpp tells these grammars from its own GBNF.
 _HEAD = "%llguidance {}\n"
-# Compiling takes a millisecond for what people write; `trial` ends what takes a second.
+# Usual grammars compile in a millisecond; `grammar_checker` stops those that take a second.
 MAX_BYTES = 512 * 1024
-# Translating GBNF takes a time that grows with the square of its lines.
+# Characters of a grammar of a client.
 _MAX_OWN = 64 * 1024
-# Where white space is free, small models write nothing else until `max_tokens`.
+# The time to translate blank lines of GBNF grows with the square of their number.
+_BLANK_LINES = re.compile(r"\n{3,}")
+# With flexible white space, small models generate nothing else until `max_tokens`.
 _RULES = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -33,195 +36,240 @@ _RULES = {
     "lenient": False,
     "coerce_one_of": False,
 }
-# The name `start`, or what has it in it and is no name: texts, expressions, comments.
+# The rule name `start`, or a string, regular expression or comment, in which it is no name.
 _START = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/|\b(start)\b')
+# A schema within a client's grammar.
+_JSON_RULE = re.compile(r"%json\s*")
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 def of_schema(schema: Any) -> str:
-    """Allow the JSON values of a schema."""
+    """Build a grammar for the JSON values of a schema that was checked."""
     return _HEAD + f"start: {_json(schema)}\n"
 
 
+def of_contract(schema: Any, param: str) -> str:
+    """Build a grammar for the JSON values of a schema, all of whose keywords are enforced.
+
+    Args:
+        schema: the schema.
+        param: the request field that has it.
+
+    Raises:
+        InvalidRequest: it cannot be enforced; the message has the path of the keyword.
+    """
+    try:
+        source = schema_source.encode(schema)
+        check_size(len(source), param)
+        return of_schema(json_schema.enforce(source).schema)
+    except schema_source.SchemaError as error:
+        raise unsupported(param, str(error)) from None
+
+
 def of_object() -> str:
-    """Allow JSON objects."""
     return of_schema(_ANY_OBJECT)
 
 
 def of_choice(texts: Sequence[str]) -> str:
-    """Allow these texts and no others."""
     return _HEAD + f"start: {' | '.join(map(_text, texts))}\n"
 
 
-def of_regex(pattern: str) -> str:
-    """Allow the texts that a regular expression matches whole."""
+def of_regex(pattern: str, param: str) -> str:
+    """Build a grammar for texts that fully match a regular expression.
+
+    Args:
+        pattern: the regular expression.
+        param: the request field that has it.
+
+    Raises:
+        InvalidRequest: it has too many repetitions, or an unsupported part.
+    """
+    if problem := pattern_problem(pattern):
+        raise unsupported(param, f"the pattern {problem}")
     return _HEAD + f"start: {_regex(pattern)}\n"
 
 
 def of_language(grammar: str, param: str) -> str:
-    """Allow what a grammar of the client's own does: Lark, or llama.cpp's GBNF.
+    """Convert a client's grammar: Lark, or llama.cpp's GBNF.
 
     Args:
-        grammar: in either language.
-        param: the field that holds it.
+        grammar: a grammar in either language.
+        param: the request field that has it.
 
     Raises:
         InvalidRequest: it is neither, or too large.
     """
     if len(grammar) > _MAX_OWN:
         raise InvalidRequest(
-            f"Invalid '{param}': it has {len(grammar):,} characters and {_MAX_OWN:,} are allowed.",
+            f"Invalid '{param}': it has {len(grammar):,} characters; at most {_MAX_OWN:,} are "
+            "allowed.",
             param=param,
         )
     try:
-        made = str(any_to_lark(grammar))
+        lark = str(any_to_lark(_BLANK_LINES.sub("\n\n", grammar)))
     except Exception as error:
         raise InvalidRequest(f"Invalid '{param}': {error}.", param=param) from None
-    return made if made.startswith("%llguidance") else _HEAD + made
+    if problem := grammar_problem(lark):
+        raise unsupported(param, f"the grammar {problem}")
+    for match in _JSON_RULE.finditer(lark):
+        _check_rule(lark, match.end(), param)
+    return lark if lark.startswith("%llguidance") else _HEAD + lark
 
 
 def of_calls(
-    spelled: CallFormat,
+    call_format: ToolCallFormat,
     functions: Sequence[dict[str, Any]],
     required: bool,
     several: bool,
-    not_first: str = "",
-    form: str | None = None,
+    excluded_prefix: str = "",
+    content: str | None = None,
 ) -> str:
-    """Allow calls of tools, each held to the schema of its arguments.
+    """Build a grammar for tool calls whose arguments match their schemas.
 
     Args:
-        spelled: how the model spells calls.
-        functions: those that may be called, each with a name and the schema of its arguments.
-        required: whether there must be a call; else any text may stand there, or before it.
-        several: whether there may be more than one.
-        not_first: what no text begins with, since it begins something else.
-        form: the grammar of an answer without calls; None for any text.
+        call_format: the model's format of tool calls.
+        functions: functions that may be called, each with a name and a schema of its arguments.
+        required: whether there must be a call; otherwise text is allowed instead or before.
+        several: whether more than one call is allowed.
+        excluded_prefix: a prefix that text must not have, such as a reasoning tag.
+        content: the grammar of a completion without calls; None for any text.
     """
-    between = spelled.between if several else None
+    between = call_format.between if several else None
     repeated = "" if between is None else f" ({_text(between)} call)*"
-    calls = f"call{repeated} {_text(spelled.end)}"
-    calls = calls if spelled.end else calls.removesuffix('""')
+    calls = f"call{repeated} {_text(call_format.end)}"
+    calls = calls if call_format.end else calls.removesuffix('""')
     rules = [
         f"call: {' | '.join(f'call_{n}' for n in range(len(functions)))}",
-        *(_call(n, spelled, function) for n, function in enumerate(functions)),
+        *(_call(n, call_format, function) for n, function in enumerate(functions)),
     ]
-    start = [f"start: {_text(spelled.begin)} {calls}"]
-    if not required and form is not None:
-        start = [f"start: answer | {_text(spelled.begin)} {calls}", _renamed(form)]
+    start = [f"start: {_text(call_format.begin)} {calls}"]
+    if not required and content is not None:
+        start = [f"start: answer | {_text(call_format.begin)} {calls}", _as_subgrammar(content)]
     elif not required:
-        start = _or_text(spelled, calls, not_first)
+        start = _or_text(call_format, calls, excluded_prefix)
     return _HEAD + "\n".join([*start, *rules]) + "\n"
 
 
-def after_thinking(grammar: str, marks: Thinking, begun: bool) -> str:
-    """Let the model reason before what a grammar allows.
+def after_reasoning(grammar: str, tags: ReasoningTags, begun: bool) -> str:
+    """Allow reasoning before the output that a grammar allows.
 
     Args:
-        grammar: of the answer.
-        marks: around the reasoning.
-        begun: whether the prompt has opened it.
+        grammar: the grammar of the output.
+        tags: the tags around the reasoning.
+        begun: whether the prompt ends with the opening tag.
     """
-    reason = f"reason[suffix={_text(marks.close)}]: /(.|\\n)*/"
+    reason = f"reason[suffix={_text(tags.close)}]: /(.|\\n)*/"
     space = "/[ \\n]{0,4}/"
-    opened = "reason" if begun else f"({_text(marks.open)} reason)?"
-    return f"{_HEAD}start: {opened} {space} answer\n{reason}\n{_renamed(grammar)}"
+    opened = "reason" if begun else f"({_text(tags.open)} reason)?"
+    return f"{_HEAD}start: {opened} {space} answer\n{reason}\n{_as_subgrammar(grammar)}"
 
 
 def check(grammar: str, param: str) -> None:
-    """Refuse what cannot be held, before an engine is asked.
+    """Reject a grammar that engines cannot enforce.
 
     Args:
-        grammar: of this module.
-        param: the request's field that asks for it.
+        grammar: a grammar built by this module.
+        param: the request field that it comes from.
 
     Raises:
-        InvalidRequest: it is too large, or the message names what in it is not supported.
+        InvalidRequest: it is too large or unsupported; the message has the reason.
     """
     check_size(len(grammar), param)
-    problem = trial.problem(grammar)
-    if problem:
-        raise InvalidRequest(
-            f"Invalid '{param}': no engine can hold an answer to it: {problem}.",
-            param=param,
-            code="unsupported_schema",
-        )
+    if problem := grammar_checker.problem(grammar):
+        raise unsupported(param, f"no engine can enforce it: {problem}")
+
+
+def unsupported(param: str, problem: str) -> InvalidRequest:
+    """Return the error of a schema or grammar that engines cannot enforce.
+
+    Args:
+        param: the request field that it comes from.
+        problem: the problem, without a full stop.
+    """
+    return InvalidRequest(f"Invalid '{param}': {problem}.", param=param, code="unsupported_schema")
 
 
 def check_size(size: int, param: str) -> None:
-    """Refuse what is too large before anything looks through it, which can take many seconds.
+    """Reject an input that is too large, before it is processed, which could take many seconds.
 
     Args:
-        size: of the grammar, or of what it is made of.
-        param: the request's field that asks for it.
+        size: size in bytes of the grammar or its source.
+        param: the request field that it comes from.
 
     Raises:
-        InvalidRequest: it is.
+        InvalidRequest: it is too large.
     """
     if size > MAX_BYTES:
         raise InvalidRequest(
-            f"Invalid '{param}': it comes to {size:,} bytes of grammar and {MAX_BYTES:,} "
-            "are allowed. Shorten its enumerations.",
+            f"Invalid '{param}': its grammar has {size:,} bytes; at most {MAX_BYTES:,} are "
+            "allowed. Shorten its enumerations.",
             param=param,
         )
 
 
-def check_is_text(written: str, param: str, control: frozenset[str]) -> None:
-    """Refuse what spells a mark of the model's own: engines do not take those for text.
+def check_is_text(text: str, param: str, control: frozenset[str]) -> None:
+    """Reject text that contains special tokens of the model: engines do not treat them as text.
 
     Args:
-        written: by a client, as part of a grammar.
-        param: the request's field that holds it.
-        control: the marks.
+        text: a part of a grammar from the client.
+        param: the request field that has it.
+        control: the special tokens.
 
     Raises:
-        InvalidRequest: the message names the mark.
+        InvalidRequest: the message names the token.
     """
     for token in control:
-        if token in written:
+        if token in text:
             raise InvalidRequest(
-                f"Invalid '{param}': it spells '{token}', which to this model is a mark, no text.",
+                f"Invalid '{param}': it contains '{token}', a special token of this model.",
                 param=param,
                 code="unsupported_schema",
             )
 
 
-def _renamed(grammar: str) -> str:
-    """A grammar as part of another one: its start is called `answer`, wherever it says so."""
-    return _START.sub(lambda found: "answer" if found[1] else found[0], grammar.removeprefix(_HEAD))
+def _as_subgrammar(grammar: str) -> str:
+    """Rename the rule `start` to `answer`, to use a grammar within another one."""
+    body = grammar.removeprefix(_HEAD)
+    return _START.sub(lambda match: "answer" if match[1] else match[0], body)
 
 
-def _or_text(spelled: CallFormat, calls: str, not_first: str) -> list[str]:
-    """Rules for calls behind any text, or for text that nobody could take for a call."""
-    mark = _escaped(spelled.mark)
-    # Readers look behind space at the beginning of an answer.
-    begins = f" & ~/\\s*{_escaped(not_first)}(.|\\n)*/" if not_first else ""
-    if not spelled.is_marked:
+def _check_rule(lark: str, at: int, param: str) -> None:
+    """Check a JSON Schema within a client's grammar."""
+    try:
+        schema, _ = json.JSONDecoder().raw_decode(lark, at)
+    except (ValueError, RecursionError):
+        return  # for the trial to report
+    of_contract(schema, param)
+
+
+def _or_text(call_format: ToolCallFormat, calls: str, excluded_prefix: str) -> list[str]:
+    """Build rules for calls after any text, or for text that does not look like a call."""
+    mark = _escaped(call_format.mark)
+    # The output parser skips white space at the beginning.
+    prefix = f" & ~/\\s*{_escaped(excluded_prefix)}(.|\\n)*/" if excluded_prefix else ""
+    if not call_format.is_marked:
         return [
-            f"start: free | {_text(spelled.begin)} {calls}",
-            f"free: FREE\nFREE: /(.|\\n)*/ & ~/\\s*{mark}(.|\\n)*/{begins}",
+            f"start: free | {_text(call_format.begin)} {calls}",
+            f"free: FREE\nFREE: /(.|\\n)*/ & ~/\\s*{mark}(.|\\n)*/{prefix}",
         ]
-    rest = spelled.begin[len(spelled.mark) :]
+    rest = call_format.begin[len(call_format.mark) :]
     return [
         f"start: free | lead {_text(rest)} {calls}",
-        f"lead[suffix={_text(spelled.mark)}]: LEAD\nLEAD: /(.|\\n)*/{begins}",
-        f"free: FREE\nFREE: /(.|\\n)*/ & ~/(.|\\n)*{mark}(.|\\n)*/{begins}",
+        f"lead[suffix={_text(call_format.mark)}]: LEAD\nLEAD: /(.|\\n)*/{prefix}",
+        f"free: FREE\nFREE: /(.|\\n)*/ & ~/(.|\\n)*{mark}(.|\\n)*/{prefix}",
     ]
 
 
-def _call(number: int, spelled: CallFormat, function: dict[str, Any]) -> str:
+def _call(number: int, call_format: ToolCallFormat, function: dict[str, Any]) -> str:
     schema = function.get("parameters") or _ANY_OBJECT
-    head = _text(function["name"] + spelled.middle)
+    head = _text(function["name"] + call_format.middle)
     return f"call_{number}: {head} {_json(schema)}"
 
 
 def _json(schema: Any) -> str:
     if isinstance(schema, dict):
         schema = {**schema, "x-guidance": _RULES}
-    try:
-        return "%json " + json.dumps(schema, ensure_ascii=False)
-    except RecursionError:
-        raise InvalidRequest("The schema is nested too deeply.") from None
+    return "%json " + json.dumps(schema, ensure_ascii=False)
 
 
 def _text(text: str) -> str:
@@ -237,5 +285,6 @@ def _regex(pattern: str) -> str:
 
 
 def _slashes(pattern: str) -> str:
-    """Write slashes so that they do not end an expression of Lark's."""
-    return re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern).replace("\n", "\\n")
+    """Escape slashes, which delimit regular expressions in Lark."""
+    escaped = re.sub(r"(\\.)|/", lambda match: match[1] or r"\/", pattern, flags=re.DOTALL)
+    return escaped.replace("\n", "\\n")

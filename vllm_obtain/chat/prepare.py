@@ -1,217 +1,265 @@
-"""From a request to what an engine is asked, and to how its answer is read."""
+"""Turns a client's request into an engine request and an output parser."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import msgspec
-
 from vllm_obtain.chat import grammar
-from vllm_obtain.chat.conversation import flatten
-from vllm_obtain.chat.reader import Reading
-from vllm_obtain.chat.speaker import Speaker
-from vllm_obtain.chat.template import RESERVED, TemplateError
-from vllm_obtain.chat.wishes import Wish, wished_form
+from vllm_obtain.chat.chat_format import ChatFormat
+from vllm_obtain.chat.chat_template import RESERVED, TemplateError, flatten
+from vllm_obtain.chat.output_parser import OutputParser
+from vllm_obtain.chat.reasoning_tags import ReasoningTags
+from vllm_obtain.chat.structured_output import output_constraint
+from vllm_obtain.chat.tool_schemas import ArgumentCheck, build_grammar, described_parameters
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
+from vllm_obtain.protocol.engine_request import MARK, EngineRequest, ImageInput
 from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
-from vllm_obtain.protocol.task import MARK, Image, Task
+from vllm_obtain.protocol.sampling_params import SamplingParams
 from vllm_obtain.protocol.tools import AllowedTools, NamedTool, Tool
 
-# Stands for a message that the model goes on with.
-_HERE = "VOprobe message"
+# Stands for the message that the model continues.
+_CONTINUED = "VOprobe message"
 _NOT_ONCE = (
-    "This model's chat template does not write each image of this conversation once. Put the "
-    f"images into the user's messages, and no text that holds {MARK}."
+    "This model's chat template does not write each image exactly once. Put the images into user "
+    f"messages, and remove texts that contain {MARK}."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that is ready.
+class PreparedRequest:
+    """A prepared request.
 
     Args:
-        task: what the engine is asked.
-        reading: what to look for in its answer; None for nothing.
+        request: the request to the engine.
+        parser: the parser of its output; None if there is nothing to parse.
+        unenforced: what the grammar of tool calls does not enforce; see `CallGrammar`.
+        check: validates the tool calls; None if there is nothing to validate.
     """
 
-    task: Task
-    reading: Reading | None = None
+    request: EngineRequest
+    parser: OutputParser | None = None
+    unenforced: tuple[str, ...] = ()
+    check: ArgumentCheck | None = None
+
+    def violations(self) -> tuple[str, ...]:
+        """Return the keywords that complete tool calls violate; see `ArgumentCheck`."""
+        return () if self.check is None else self.check.violations()
 
     def read(self, batches: Iterator[list[Event]]) -> Iterator[list[Event]]:
-        """Turn the engine's events into what they mean."""
-        return batches if self.reading is None else self.reading.read(batches)
+        """Parse the engine's events of one attempt."""
+        if self.check is not None:
+            self.check.clear()
+        return batches if self.parser is None else self.parser.parse(batches)
 
 
 def prepare_completion(
-    request: CompletionRequest, control: frozenset[str] = frozenset()
-) -> Prepared:
-    """Make a text completion ready.
+    request: CompletionRequest, params: SamplingParams, control: frozenset[str] = frozenset()
+) -> PreparedRequest:
+    """Prepare a completion request.
 
     Args:
-        request: what the client sent.
-        control: the model's tokens that are no text.
+        request: the client's request.
+        params: its sampling parameters.
+        control: the model's special tokens.
 
     Raises:
-        InvalidRequest: the form it asks for cannot be held.
+        InvalidRequest: no engine can enforce its structured output.
     """
-    wish = wished_form(request)
-    if wish is not None:
-        grammar.check_is_text(wish.grammar, wish.param, control)
-        grammar.check(wish.grammar, wish.param)
-    return Prepared(Task(request, request.prompt, grammar=wish.grammar if wish else None))
+    constraint = output_constraint(request)
+    if constraint is not None:
+        grammar.check_is_text(constraint.grammar, constraint.param, control)
+        grammar.check(constraint.grammar, constraint.param)
+    lark = constraint.grammar if constraint else None
+    return PreparedRequest(EngineRequest(request.prompt, params, grammar=lark))
 
 
-def prepare_chat(request: ChatRequest, speaker: Speaker, images: Sequence[Image] = ()) -> Prepared:
-    """Make a chat ready.
+def prepare_chat(
+    request: ChatRequest,
+    params: SamplingParams,
+    chat_format: ChatFormat,
+    images: Sequence[ImageInput] = (),
+) -> PreparedRequest:
+    """Prepare a chat request.
 
     Args:
-        request: what the client sent.
-        speaker: how the model talks.
-        images: those of the messages, in order.
+        request: the client's request.
+        params: its sampling parameters.
+        chat_format: the model's chat format.
+        images: the images of the messages, in order.
 
     Raises:
-        InvalidRequest: the conversation cannot be written, or its form not be held.
+        InvalidRequest: the chat cannot be rendered, or no engine can enforce its structured
+            output.
     """
     tools = _Tools.of(request)
-    prompt = _prompt(request, speaker, tools)
+    prompt = _prompt(request, chat_format, tools)
     if images and prompt.count(MARK) != len(images):
         raise TemplateError(_NOT_ONCE, param="messages")
-    form = wished_form(request)
-    if form is not None:
-        grammar.check_is_text(form.grammar, form.param, speaker.words.control)
-    if tools.callable and form is not None and tools.required:
+    constraint = output_constraint(request)
+    if constraint is not None:
+        control = chat_format.tokens.control
+        grammar.check_is_text(constraint.grammar, constraint.param, control)
+    if tools.callable and constraint is not None and tools.required:
         raise InvalidRequest(
-            f"'{form.param}' cannot be combined with a 'tool_choice' that demands a call.",
-            param=form.param,
+            f"'{constraint.param}' cannot be combined with a 'tool_choice' that requires a call. "
+            "Remove one of them.",
+            param=constraint.param,
         )
-    marks = speaker.marks
-    begun = bool(marks and marks.begun(prompt))
-    if marks and marks.is_over(prompt):
-        marks = None
-    wish = _calls(tools, speaker, form, marks.open if marks and not begun else "") or form
-    made = None
-    if wish is not None:
-        made = wish.grammar if marks is None else grammar.after_thinking(wish.grammar, marks, begun)
-        grammar.check(made, wish.param)
-    bos = speaker.words.bos if speaker.words.adds_bos else ""
-    task = Task(request, prompt, bos, made, tuple(images), speaker.placeholder)
-    calls = speaker.calls if tools.callable else None
-    if marks is None and calls is None:
-        return Prepared(task)
-    return Prepared(task, Reading(marks, begun, calls, not tools.named))
+    tags = chat_format.marks
+    begun = bool(tags and tags.begun(prompt))
+    if tags and tags.is_over(prompt):
+        tags = None
+    opening = tags.open if tags and not begun else ""
+    tool_grammar = lark = None
+    if tools.callable:
+        content = constraint.grammar if constraint else None
+        call_rules = _call_rules(tools, chat_format, content, opening)
+
+        def build(functions: list[dict[str, Any]]) -> str:
+            return _after_reasoning(call_rules(functions), tags, begun)
+
+        if constraint is not None:
+            grammar.check(constraint.grammar, constraint.param)
+        tool_grammar = build_grammar(tools.callable, chat_format.tokens.control, build)
+        lark = tool_grammar.text
+    elif constraint is not None:
+        lark = _after_reasoning(constraint.grammar, tags, begun)
+        grammar.check(lark, constraint.param)
+    bos = chat_format.tokens.bos if chat_format.tokens.adds_bos else ""
+    engine_request = EngineRequest(
+        prompt,
+        params,
+        is_chat=True,
+        bos=bos,
+        grammar=lark,
+        images=tuple(images),
+        placeholder=chat_format.placeholder,
+    )
+    calls = chat_format.tool_call_format if tools.callable else None
+    if tags is None and calls is None:
+        return PreparedRequest(engine_request)
+    if tool_grammar is None or tool_grammar.check is None:
+        return PreparedRequest(engine_request, OutputParser(tags, begun, calls, not tools.named))
+    check = tool_grammar.check
+    parser = OutputParser(tags, begun, calls, not tools.named, check.add)
+    return PreparedRequest(engine_request, parser, tool_grammar.unenforced, check)
 
 
-def _calls(tools: _Tools, speaker: Speaker, form: Wish | None, not_first: str) -> Wish | None:
-    if not tools.callable:
-        return None
-    functions = [_callable(tool) for tool in tools.callable]
-    written = json.dumps(functions, ensure_ascii=False)
-    grammar.check_is_text(written, "tools", speaker.words.control)
-    # A model that was never taught to call repeats itself: it makes more than one if asked to.
-    several = not tools.named and (speaker.own_tools if tools.several is None else tools.several)
-    instead = form.grammar if form else None
-    made = grammar.of_calls(speaker.calls, functions, tools.required, several, not_first, instead)
-    return Wish(made, "tools")
+def _after_reasoning(lark: str, tags: ReasoningTags | None, begun: bool) -> str:
+    return lark if tags is None else grammar.after_reasoning(lark, tags, begun)
 
 
-def _prompt(request: ChatRequest, speaker: Speaker, tools: _Tools) -> str:
+def _call_rules(
+    tools: _Tools, chat_format: ChatFormat, content: str | None, excluded_prefix: str
+) -> Callable[[list[dict[str, Any]]], str]:
+    """Return a function that builds the grammar of calls of functions."""
+    # A model without a tool template tends to repeat calls, so it gets more than one on request.
+    several = not tools.named and (
+        chat_format.has_tool_template if tools.several is None else tools.several
+    )
+    return partial(
+        grammar.of_calls,
+        chat_format.tool_call_format,
+        required=tools.required,
+        several=several,
+        excluded_prefix=excluded_prefix,
+        content=content,
+    )
+
+
+def _prompt(request: ChatRequest, chat_format: ChatFormat, tools: _Tools) -> str:
     messages = flatten(request.messages)
-    more = _variables(request, speaker)
-    going_on = bool(request.continue_final_message)
-    if going_on and request.add_generation_prompt:
+    template_kwargs = _template_kwargs(request, chat_format)
+    continues = bool(request.continue_final_message)
+    if continues and request.add_generation_prompt:
         raise InvalidRequest(
-            "'continue_final_message' and 'add_generation_prompt' exclude each other.",
+            "'continue_final_message' and 'add_generation_prompt' are mutually exclusive. Remove "
+            "one of them.",
             param="continue_final_message",
         )
-    if going_on and (messages[-1]["role"] != "assistant" or "tool_calls" in messages[-1]):
+    if continues and (messages[-1]["role"] != "assistant" or "tool_calls" in messages[-1]):
         raise InvalidRequest(
-            "'continue_final_message' needs a last message of the assistant, without calls.",
+            "'continue_final_message' requires that the last message is an assistant message "
+            "without tool calls.",
             param="continue_final_message",
         )
-    begin = not going_on and request.add_generation_prompt is not False
-    told = [shaped(tool) for tool in tools.told]
-    if not going_on:
-        return speaker.prompt(messages, told, begin, more)
+    add_generation_prompt = not continues and request.add_generation_prompt is not False
+    described = [shaped(tool) for tool in tools.described]
+    if not continues:
+        return chat_format.prompt(messages, described, add_generation_prompt, template_kwargs)
     last = str(messages[-1]["content"])
-    # Found by a word that nobody writes: the message's own may stand in the template, too.
-    messages[-1]["content"] = _HERE
-    return _cut(speaker.prompt(messages, told, begin, more)) + last.rstrip()
+    # Replaced by a unique text, because the message's text may occur in the template too.
+    messages[-1]["content"] = _CONTINUED
+    prompt = chat_format.prompt(messages, described, add_generation_prompt, template_kwargs)
+    return _cut(prompt) + last.rstrip()
 
 
 def _cut(text: str) -> str:
-    """Cut a prompt where its last message begins, which the model goes on with."""
-    at = text.rfind(_HERE)
+    """Cut a prompt at the beginning of the message that the model continues."""
+    at = text.rfind(_CONTINUED)
     if at < 0:
         raise InvalidRequest(
-            "'continue_final_message' cannot be honoured: this model's chat template changes the "
-            "last message.",
+            "'continue_final_message' is not supported: this model's chat template changes the "
+            "last message. Remove it.",
             param="continue_final_message",
         )
     return text[:at]
 
 
-def _variables(request: ChatRequest, speaker: Speaker) -> dict[str, Any]:
-    given = dict(request.chat_template_kwargs or {})
-    if taken := sorted(RESERVED & given.keys()):
-        name = f"chat_template_kwargs.{taken[0]}"
-        raise InvalidRequest(f"Invalid '{name}': the request has a field for it.", param=name)
+def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str, Any]:
+    kwargs = dict(request.chat_template_kwargs or {})
+    if reserved := sorted(RESERVED & kwargs.keys()):
+        name = f"chat_template_kwargs.{reserved[0]}"
+        raise InvalidRequest(f"Invalid '{name}': use the field of the request instead.", param=name)
     effort = request.reasoning_effort
     if effort is None:
-        return given
-    known = speaker.template.variables
+        return kwargs
+    known = chat_format.template.variables
     if "reasoning_effort" in known:
-        given.setdefault("reasoning_effort", effort)
+        kwargs.setdefault("reasoning_effort", effort)
     elif "enable_thinking" in known:
-        given.setdefault("enable_thinking", effort != "none")
+        kwargs.setdefault("enable_thinking", effort != "none")
     elif "thinking" in known:
-        given.setdefault("thinking", effort != "none")
-    elif effort != "none" or speaker.marks is not None:
+        kwargs.setdefault("thinking", effort != "none")
+    elif effort != "none" or chat_format.marks is not None:
         raise UnsupportedParameter(
-            "reasoning_effort", "This model's chat template has no such choice; leave it out."
+            "reasoning_effort", "This model's chat template does not support it. Remove it."
         )
-    return given
+    return kwargs
 
 
 def shaped(tool: Tool) -> dict[str, Any]:
-    """Write a tool as templates expect it: what was left out stays out."""
-    function = msgspec.to_builtins(tool.function)
-    kept = {name: value for name, value in function.items() if value is not None}
-    kept.pop("strict", None)
-    return {"type": "function", "function": kept}
-
-
-def _callable(tool: Tool) -> dict[str, Any]:
-    """A function whose arguments are an object, whatever else its schema says.
+    """Convert a tool to the format of templates, without null fields.
 
     Raises:
-        InvalidRequest: its schema says that they are something else.
+        InvalidRequest: its parameters are nested too deeply.
     """
-    parameters = tool.function.parameters or {}
-    if parameters.get("type", "object") != "object":
-        raise InvalidRequest(
-            f"Invalid 'tools': the parameters of '{tool.function.name}' are no object.",
-            param="tools",
-        )
-    return {"name": tool.function.name, "parameters": {**parameters, "type": "object"}}
+    function = tool.function
+    fields: dict[str, Any] = {"name": function.name}
+    if function.description is not None:
+        fields["description"] = function.description
+    if function.parameters is not None:
+        fields["parameters"] = described_parameters(tool)
+    return {"type": "function", "function": fields}
 
 
 @dataclass(frozen=True, slots=True)
 class _Tools:
-    """What a request says about tools.
+    """The tool settings of a request.
 
     Args:
-        told: those that the model hears of.
-        callable: those that it may call now.
+        described: tools that the prompt describes.
+        callable: tools that the model may call now.
         required: whether it has to call one.
         named: whether the client named the one to call.
-        several: whether it may call more than one, if the client says.
+        several: whether it may call more than one; None if the client does not say.
     """
 
-    told: list[Tool]
+    described: list[Tool]
     callable: list[Tool]
     required: bool = False
     named: bool = False
@@ -219,17 +267,21 @@ class _Tools:
 
     @classmethod
     def of(cls, request: ChatRequest) -> _Tools:
-        """Read the fields.
+        """Read the tool settings of a request.
 
         Raises:
-            InvalidRequest: they do not fit each other.
+            InvalidRequest: they contradict each other.
         """
         tools, choice = request.tools or [], request.tool_choice
         names = [tool.function.name for tool in tools]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise InvalidRequest(f"Two tools have the name '{twice}'.", param="tools")
+        if duplicate := next((name for name in names if names.count(name) > 1), None):
+            raise InvalidRequest(
+                f"Two tools have the name '{duplicate}'. Rename one.", param="tools"
+            )
         if not tools and choice not in (None, "none", "auto"):
-            raise InvalidRequest("'tool_choice' needs 'tools' to choose from.", param="tool_choice")
+            raise InvalidRequest(
+                "'tool_choice' requires 'tools'. Add 'tools', or remove it.", param="tool_choice"
+            )
         several = request.parallel_tool_calls
         if not tools or choice == "none":
             return cls([], [])
@@ -237,18 +289,18 @@ class _Tools:
             return cls(tools, _named(tools, [choice]), required=True, named=True)
         if isinstance(choice, AllowedTools):
             allowed = choice.allowed_tools
-            some = _named(tools, allowed.tools)
-            return cls(tools, some, allowed.mode == "required", several=several)
+            subset = _named(tools, allowed.tools)
+            return cls(tools, subset, allowed.mode == "required", several=several)
         return cls(tools, tools, choice == "required", several=several)
 
 
-def _named(tools: list[Tool], wanted: list[NamedTool]) -> list[Tool]:
+def _named(tools: list[Tool], choices: list[NamedTool]) -> list[Tool]:
     known = {tool.function.name: tool for tool in tools}
-    for one in wanted:
-        if one.function.name not in known:
+    names = [choice.function.name for choice in choices]
+    for name in names:
+        if name not in known:
             raise InvalidRequest(
-                f"'tool_choice' names '{one.function.name}', which is not among 'tools': "
-                f"{', '.join(known)}.",
+                f"'tool_choice' names '{name}', which is not among 'tools': {', '.join(known)}.",
                 param="tool_choice",
             )
-    return [known[one.function.name] for one in wanted]
+    return [known[name] for name in names]

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import typer
 
-from vllm_obtain.cli import (
-    backing,
-    benching,
-    chatting,
-    config,
-    keys,
-    models,
-    reading,
-    running,
-    service,
-    serving,
-)
+from vllm_obtain.cli import backup, bench, chat, config, keys, logs, models, serve, service, status
 
 app = typer.Typer(
-    help="One OpenAI-compatible service over your own models.",
-    epilog="Exit codes: 0 done, 1 it failed and the last line says why, 2 the command line is "
-    "wrong, 10 `update --check` found updates, 130 interrupted.",
+    help="Self-hosted, OpenAI-compatible LLM server for llama.cpp, MLX and vLLM.",
+    epilog="Exit codes: 0 success, 1 error (see the last line), 2 invalid command line, "
+    "10 `update --check` found updates, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
-_SERVICE, _MODELS, _RUNNING = "Service", "Models on disk", "Models that run"
-_OWNER = "What is yours"
+_SERVICE, _MODELS, _RUNNING = "Service", "Models on disk", "Running models"
+_DATA = "Data and access"
 
-app.command(rich_help_panel=_SERVICE)(serving.serve)
-app.command(rich_help_panel=_SERVICE)(serving.stop)
-app.command(rich_help_panel=_SERVICE)(serving.upgrade)
-app.command(rich_help_panel=_SERVICE)(running.status)
-app.command(rich_help_panel=_SERVICE)(reading.logs)
-app.command(rich_help_panel=_SERVICE)(serving.doctor)
-app.command(rich_help_panel=_SERVICE)(serving.version)
+app.command(rich_help_panel=_SERVICE)(serve.serve)
+app.command(rich_help_panel=_SERVICE)(serve.stop)
+app.command(rich_help_panel=_SERVICE)(serve.upgrade)
+app.command(rich_help_panel=_SERVICE)(status.status)
+app.command(rich_help_panel=_SERVICE)(logs.logs)
+app.command(rich_help_panel=_SERVICE)(serve.doctor)
+app.command(rich_help_panel=_SERVICE)(serve.version)
 
 app.command(rich_help_panel=_MODELS)(models.pull)
 app.command(rich_help_panel=_MODELS)(models.update)
@@ -43,15 +32,15 @@ app.command(rich_help_panel=_MODELS)(models.show)
 app.command(rich_help_panel=_MODELS)(models.verify)
 app.command("rm", rich_help_panel=_MODELS)(models.remove)
 
-app.command(rich_help_panel=_RUNNING)(chatting.run)
-app.command(rich_help_panel=_RUNNING)(running.ps)
-app.command(rich_help_panel=_RUNNING)(running.load)
-app.command(rich_help_panel=_RUNNING)(running.unload)
-app.command(rich_help_panel=_RUNNING)(running.switch)
-app.command(rich_help_panel=_RUNNING)(benching.bench)
+app.command(rich_help_panel=_RUNNING)(chat.run)
+app.command(rich_help_panel=_RUNNING)(status.ps)
+app.command(rich_help_panel=_RUNNING)(status.load)
+app.command(rich_help_panel=_RUNNING)(status.unload)
+app.command(rich_help_panel=_RUNNING)(status.switch)
+app.command(rich_help_panel=_RUNNING)(bench.bench)
 
 app.add_typer(service.app, name="service", rich_help_panel=_SERVICE)
-app.command(rich_help_panel=_OWNER)(backing.backup)
-app.command(rich_help_panel=_OWNER)(backing.restore)
-app.add_typer(keys.app, name="keys", rich_help_panel=_OWNER)
-app.add_typer(config.app, name="config", rich_help_panel=_OWNER)
+app.command(rich_help_panel=_DATA)(backup.backup)
+app.command(rich_help_panel=_DATA)(backup.restore)
+app.add_typer(keys.app, name="keys", rich_help_panel=_DATA)
+app.add_typer(config.app, name="config", rich_help_panel=_DATA)

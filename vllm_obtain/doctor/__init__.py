@@ -1,4 +1,4 @@
-"""`vllm-obtain doctor`: what this machine is, which engines and models it can use, what to fix.
+"""`vllm-obtain doctor`: report on hardware, engines, models and settings, with fixes.
 
-`report` collects it and never raises, `table` shows it. Nothing is started or changed.
+`report` collects the data and never raises. `table` prints it. Nothing is started or changed.
 """

@@ -1,31 +1,31 @@
-"""How much model a machine bears: the memory that models may take, its speed, and its class."""
+"""Capacity of a machine for models: usable memory, memory bandwidth and hardware tier."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from vllm_obtain.hardware import DeviceName, Machine
-from vllm_obtain.settings import Settings
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.hardware.machine import DeviceName, Machine
 
 GIB: Final = 2**30
 
 BELOW, MINIMUM, RECOMMENDED, HIGH = "below minimum", "minimum", "recommended", "high-performance"
-# From how many GiB on: of a Mac's memory, of NVIDIA's cards together, of the memory without a GPU.
-_FROM: Final[dict[DeviceName, tuple[int, int, int]]] = {
+# Minimum GiB for each tier: memory of a Mac, of all NVIDIA GPUs together, of a machine without GPU.
+_TIER_GIB: Final[dict[DeviceName, tuple[int, int, int]]] = {
     "mps": (16, 24, 64),
     "cuda": (8, 24, 48),
     "cpu": (8, 32, 64),
 }
-# What a driver or a BIOS keeps back must not put a machine into the class below.
-_NEARLY: Final = 0.93
+# Drivers and firmware reserve a part of the nominal memory.
+_TIER_TOLERANCE: Final = 0.93
 
-# Of a Mac's memory, what Metal lets a GPU have: two thirds, and three quarters of the larger ones.
+# Share of the memory that Metal makes available to the GPU, on Macs up to and above 36 GiB.
 _METAL_SMALL, _METAL_LARGE, _LARGE = 2 / 3, 3 / 4, 36 * GIB
-# What the system and other programs keep where models lie in the machine's own memory.
+# Reserved for the system and other programs where models use the main memory.
 _SYSTEM: Final = 2 * GIB
 
-# GB/s between memory and processor, as Apple tells them. They bound the tokens per second.
+# Memory bandwidth in GB/s, from Apple's specifications. It limits the decode speed.
 _APPLE: Final = {
     "M1": 68, "M1 Pro": 200, "M1 Max": 400, "M1 Ultra": 800,
     "M2": 100, "M2 Pro": 200, "M2 Max": 400, "M2 Ultra": 800,
@@ -33,26 +33,26 @@ _APPLE: Final = {
     "M4": 120, "M4 Pro": 273, "M4 Max": 410,
 }  # fmt: skip
 _APPLE_NEXT: Final = {"": 120, "Pro": 250, "Max": 400, "Ultra": 800}
-# A Mac whose memory is slower than this is not of the highest class, however large.
+# Minimum bandwidth of a Mac in the highest tier, in GB/s.
 _FAST_MAC: Final = 300
-# Every card of NVIDIA's reads all of its memory so often in a second, or more often.
+# Lower bound of bandwidth divided by memory size for NVIDIA GPUs, in 1/s.
 _READS: Final = 18
 _UNIFIED: Final = 270
-# One core of the machine that this was measured on moves 10 GB/s; several share what there is.
-_CORE, _CORES_TOGETHER = 8, 60
+# GB/s per core and of all cores. A single core reached 10 GB/s when measured.
+_CORE, _ALL_CORES = 8, 60
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a machine bears.
+    """Capacity of a machine for models.
 
     Args:
-        device: what would compute.
-        level: the machine's class.
-        memory: bytes that models may take together.
-        ram: bytes of the machine's own memory.
-        bandwidth: GB/s that weights can be read with, about.
-        cards: over how many GPUs a model is spread.
+        device: device that engines use.
+        level: hardware tier.
+        memory: bytes available to all models together.
+        ram: bytes of main memory.
+        bandwidth: approximate memory bandwidth in GB/s.
+        cards: number of GPUs that a model is split over.
     """
 
     device: DeviceName
@@ -64,11 +64,11 @@ class Capacity:
 
 
 def capacity(machine: Machine, settings: Settings) -> Capacity:
-    """Judge a machine.
+    """Compute the capacity of a machine.
 
     Args:
-        machine: the machine.
-        settings: what its owner lets models have.
+        machine: hardware of the machine.
+        settings: give the memory limits.
     """
     ram = machine.memory_bytes
     allowed = int(settings.memory_limit * (ram if settings.memory_limit <= 1 else 1))
@@ -76,7 +76,7 @@ def capacity(machine: Machine, settings: Settings) -> Capacity:
     if device == "mps":
         metal = _METAL_LARGE if ram > _LARGE else _METAL_SMALL
         memory = min(allowed, int(ram * min(settings.mlx_memory_fraction, metal)))
-        speed = _apple(machine.cpu_model)
+        speed = _apple_bandwidth(machine.cpu_model)
         level = _level(device, ram)
         if level == HIGH and speed < _FAST_MAC:
             level = RECOMMENDED
@@ -84,14 +84,14 @@ def capacity(machine: Machine, settings: Settings) -> Capacity:
     if device == "cuda":
         return _cuda(machine, settings, allowed)
     memory = max(0, min(allowed, ram - _SYSTEM))
-    speed = min(_CORES_TOGETHER, _CORE * machine.cores_physical)
+    speed = min(_ALL_CORES, _CORE * machine.cores_physical)
     return Capacity(device, _level(device, ram), memory, ram, speed)
 
 
 def _cuda(machine: Machine, settings: Settings, allowed: int) -> Capacity:
     cards = 1
     while cards * 2 <= len(machine.gpus):
-        cards *= 2  # layers are cut into so many equal parts
+        cards *= 2  # tensor parallelism needs a power of two
     memory = min(gpu.memory_bytes for gpu in machine.gpus) * cards
     level = _level("cuda", memory)
     usable = int(memory * settings.vllm_gpu_memory_utilization)
@@ -102,14 +102,14 @@ def _cuda(machine: Machine, settings: Settings, allowed: int) -> Capacity:
 
 
 def _level(device: DeviceName, memory: int) -> str:
-    found = BELOW
-    for level, least in zip((MINIMUM, RECOMMENDED, HIGH), _FROM[device], strict=True):
-        if memory >= least * GIB * _NEARLY:
-            found = level
-    return found
+    result = BELOW
+    for level, minimum in zip((MINIMUM, RECOMMENDED, HIGH), _TIER_GIB[device], strict=True):
+        if memory >= minimum * GIB * _TIER_TOLERANCE:
+            result = level
+    return result
 
 
-def _apple(model: str) -> int:
+def _apple_bandwidth(model: str) -> int:
     name = model.removeprefix("Apple ").strip()
-    kind = name.partition(" ")[2].partition(" ")[0]
-    return _APPLE.get(name) or _APPLE_NEXT.get(kind, _APPLE_NEXT[""])
+    variant = name.partition(" ")[2].partition(" ")[0]
+    return _APPLE.get(name) or _APPLE_NEXT.get(variant, _APPLE_NEXT[""])

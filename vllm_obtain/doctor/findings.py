@@ -1,4 +1,4 @@
-"""The pieces of a report."""
+"""Rows of a report."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to do.
+    """A problem or recommendation.
 
     Args:
-        text: what is the matter, one or two sentences.
-        command: what to type, exactly, or None.
-        then: what to do after it (`set …`), or None.
+        text: description in one or two sentences.
+        command: command that fixes it, or None.
+        then: step after the command (`set …`), or None.
     """
 
     text: str
@@ -22,16 +22,16 @@ class Finding:
 
 @dataclass
 class ModelRow:
-    """A model and what would serve it.
+    """A model and the engine selected for it.
 
     Args:
-        name: what clients call it.
+        name: model name.
         format: `gguf` or `safetensors`.
-        size_bytes: of its files.
-        engine: what would serve it, or None.
-        conversion: `mlx` or `hf` when its file has to be converted first, or None.
-        reason: why this engine, or None.
-        problem: why none, or None.
+        size_bytes: size of the model files.
+        engine: selected engine, or None.
+        conversion: `mlx` or `hf` if the files are converted before loading, or None.
+        reason: why this engine was selected, or None.
+        problem: why no engine can serve the model, or None.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What this machine is, as rows of a table."""
+"""Description of the machine as rows of a table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import psutil
 
-from vllm_obtain import _host, hardware
-from vllm_obtain.engines import detect
-from vllm_obtain.engines.detect_install import Host
-from vllm_obtain.hardware import GPU, Machine
-from vllm_obtain.settings import Settings
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.engines.detection import detect
+from vllm_obtain.engines.detection.install_hints import Host
+from vllm_obtain.hardware import host as host_info
+from vllm_obtain.hardware import machine as hardware
+from vllm_obtain.hardware.machine import GPU, Machine
 
 GIB = 2**30
 WIRED_LIMIT = "iogpu.wired_limit_mb"
@@ -22,106 +23,107 @@ _BUILD = "kern.osversion"
 
 
 def rows(settings: Settings, dotenv: Path) -> dict[str, str]:
-    """Describe the machine by name, in the order in which to read it."""
-    on = detect.host()
-    found = {
-        "System": system(on, platform.release(), _distribution()),
-        "Processor": processor(on.machine),
-        "Memory": _memory(on.machine),
-        "GPU": gpus(on),
+    """Describe the machine: labels and values in display order."""
+    host = detect.host()
+    values = {
+        "System": system(host, platform.release(), _distribution()),
+        "Processor": processor(host.machine),
+        "Memory": _memory(host.machine),
+        "GPU": gpus(host),
     }
-    if on.machine.system == "Darwin":
-        found |= mac(on, asked())
-    return found | {
+    if host.machine.system == "Darwin":
+        values |= mac(host, sysctl_values())
+    return values | {
         "Python": f"{platform.python_version()}, {sys.executable}",
         "Models": _models(settings.models_dir),
-        "Settings": str(dotenv.absolute()) if dotenv.is_file() else "no .env file here",
+        "Settings": str(dotenv.absolute()) if dotenv.is_file() else "no .env file",
     }
 
 
-def asked() -> dict[str, str]:
-    """Ask macOS for its build and the limit of what the GPU may take."""
-    return _host.sysctl([_BUILD, WIRED_LIMIT])
+def sysctl_values() -> dict[str, str]:
+    """Read the macOS build and the wired memory limit of the GPU."""
+    return host_info.sysctl([_BUILD, WIRED_LIMIT])
 
 
-def system(on: Host, release: str, distribution: str) -> str:
-    """Name the system.
+def system(host: Host, release: str, distribution: str) -> str:
+    """Describe the operating system.
 
     Args:
-        on: the machine.
-        release: of the kernel.
-        distribution: of a Linux, or empty.
+        host: the machine.
+        release: kernel release.
+        distribution: name of the Linux distribution; empty if unknown.
     """
-    if on.machine.system == "Darwin":
-        return f"macOS {on.os_version} on {on.machine.arch}"
-    words = [distribution or on.machine.system, f"on {on.machine.arch}, kernel {release}"]
+    if host.machine.system == "Darwin":
+        return f"macOS {host.os_version} on {host.machine.arch}"
+    parts = [distribution or host.machine.system, f"on {host.machine.arch}, kernel {release}"]
     if is_wsl(release):
-        words.append("(WSL on Windows)")
-    return " ".join(words)
+        parts.append("(WSL on Windows)")
+    return " ".join(parts)
 
 
 def is_wsl(release: str) -> bool:
-    """Whether a kernel is that of the Windows Subsystem for Linux."""
+    """Whether a kernel release belongs to the Windows Subsystem for Linux."""
     return "microsoft" in release.lower()
 
 
 def processor(machine: Machine) -> str:
-    """Name the processor and its cores."""
+    """Describe the processor and its cores."""
     fast = machine.performance_cores
     cores = f"{machine.cores_physical} cores"
     if fast < machine.cores_physical:
-        cores += f", {fast} of them fast"
+        cores += f" ({fast} performance cores)"
     return f"{machine.cpu_model}, {cores}"
 
 
-def gpus(on: Host) -> str:
-    """Name the GPUs that engines can use."""
-    if not on.machine.gpus:
-        return "none that engines can use (Apple Silicon's or NVIDIA's)"
-    found = ", ".join(_gpu(gpu) for gpu in on.machine.gpus)
-    return f"{found}, driver {on.driver}" if on.driver else found
+def gpus(host: Host) -> str:
+    """Describe the GPUs that engines can use."""
+    if not host.machine.gpus:
+        return "none supported (needs Apple silicon or NVIDIA)"
+    names = ", ".join(_gpu(gpu) for gpu in host.machine.gpus)
+    return f"{names}, driver {host.driver}" if host.driver else names
 
 
-def mac(on: Host, values: Mapping[str, str]) -> dict[str, str]:
-    """Describe what only a Mac has.
+def mac(host: Host, values: Mapping[str, str]) -> dict[str, str]:
+    """Describe properties of Macs.
 
     Args:
-        on: the machine.
-        values: what sysctl answered; names may be missing.
+        host: the machine.
+        values: sysctl values; names may be missing.
     """
-    found = {}
+    described = {}
     if build := values.get(_BUILD):
-        found["macOS build"] = build
-    if on.machine.gpus and WIRED_LIMIT in values:
-        limit = _host.number(values[WIRED_LIMIT])
-        said = f"{limit} MB, set by hand" if limit else "0: macOS decides"
-        found["GPU wired limit"] = f"{said} ({WIRED_LIMIT})"
-    return found
+        described["macOS build"] = build
+    if host.machine.gpus and WIRED_LIMIT in values:
+        limit = host_info.number(values[WIRED_LIMIT])
+        text = f"{limit} MB, set manually" if limit else "0, macOS default"
+        described["GPU wired limit"] = f"{text} ({WIRED_LIMIT})"
+    return described
 
 
 def _gpu(gpu: GPU) -> str:
     if gpu.unified:
-        return f"{gpu.name}, shares the memory"
-    return f"{gpu.name} with {gpu.memory_bytes / GIB:.0f} GiB"
+        return f"{gpu.name} (unified memory)"
+    return f"{gpu.name} ({gpu.memory_bytes / GIB:.0f} GiB)"
 
 
 def _memory(machine: Machine) -> str:
     total = machine.memory_bytes
     free = hardware.sample().get("memory_available_bytes")
-    said = f"{total / GIB:.0f} GiB"
+    text = f"{total / GIB:.0f} GiB"
     if free is not None:
-        said += f", {free / GIB:.1f} GiB of it free now"
+        text += f", {free / GIB:.1f} GiB free"
     physical = psutil.virtual_memory().total
-    return f"{said} (a container's share of {physical / GIB:.0f})" if total < physical else said
+    limited = f"{text} (container limit; the host has {physical / GIB:.0f} GiB)"
+    return limited if total < physical else text
 
 
 def _models(folder: Path) -> str:
-    place = next((level for level in (folder, *folder.parents) if level.exists()), Path("/"))
+    existing = next((level for level in (folder, *folder.parents) if level.exists()), Path("/"))
     try:
-        free = f", {shutil.disk_usage(place).free / GIB:.0f} GiB free on its disk"
+        free = f", {shutil.disk_usage(existing).free / GIB:.0f} GiB free on disk"
     except OSError:
         free = ""
-    return f"{folder}{'' if folder.exists() else ' (not there yet)'}{free}"
+    return f"{folder}{'' if folder.exists() else ' (does not exist yet)'}{free}"
 
 
 def _distribution() -> str:

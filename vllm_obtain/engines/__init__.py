@@ -1,1 +1,1 @@
-"""What an engine is, one adapter per engine, and the gateway's connection to a running one."""
+"""Engine adapters, engine selection, and the gateway's connection to a running engine."""

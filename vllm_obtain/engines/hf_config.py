@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says that an engine must know before it starts. Never raises."""
+"""Facts from the config.json of a Hugging Face folder. Never raises."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_obtain.catalogue import Model
+from vllm_obtain.models import Model
 
 CONFIG = "config.json"
-# Weights are 16-bit in the cache, whatever they are on disk.
+# The KV cache has 16-bit values, whatever the weights have.
 _CACHE_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class HFConfig:
-    """Facts of a `config.json`.
+    """Facts from a `config.json`.
 
     Args:
-        kv_bytes_per_token: what the cache takes per token, or None if the file does not say.
-        mlx_quantised: whether the weights are in MLX's own packed form.
-        vocabulary: how many tokens there are, or None if the file does not say.
+        kv_bytes_per_token: bytes per token in the KV cache, or None if the file does not say.
+        mlx_quantised: whether the weights are in MLX's quantized format.
+        vocabulary: size in tokens, or None if the file does not say.
     """
 
     kv_bytes_per_token: int | None = None
@@ -31,12 +31,12 @@ class HFConfig:
 
 
 def read(model: Model) -> HFConfig:
-    """Read a folder's configuration; once per revision of its files."""
+    """Read a folder's configuration, once per revision of its files."""
     return _read(model.path, model.revision)
 
 
 @functools.lru_cache(maxsize=256)
-def _read(folder: Path, revision: str) -> HFConfig:  # noqa: ARG001 - a changed folder is read again
+def _read(folder: Path, revision: str) -> HFConfig:  # noqa: ARG001 - part of the cache key
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -50,9 +50,9 @@ def _read(folder: Path, revision: str) -> HFConfig:  # noqa: ARG001 - a changed 
 
 
 def _mlx_quantised(config: dict[str, Any]) -> bool:
-    """Whether mlx-lm wrote the weights: it names bits and group size, and no method."""
-    found = [config.get("quantization"), config.get("quantization_config")]
-    sections = [section for section in found if isinstance(section, dict)]
+    """Whether mlx-lm wrote the weights: it stores bits and group size, but no quant_method."""
+    entries = [config.get("quantization"), config.get("quantization_config")]
+    sections = [section for section in entries if isinstance(section, dict)]
     if any(section.get("quant_method") for section in sections):
         return False
     return any({"bits", "group_size"} <= section.keys() for section in sections)
@@ -61,7 +61,7 @@ def _mlx_quantised(config: dict[str, Any]) -> bool:
 def _kv_bytes_per_token(config: dict[str, Any]) -> int | None:
     layers = _number(config, "num_hidden_layers", "n_layer")
     if layers and (rank := _number(config, "kv_lora_rank")):
-        # DeepSeek's attention keeps one compressed vector for keys and values together.
+        # DeepSeek's attention (MLA) caches one compressed vector for keys and values.
         return layers * (rank + _number(config, "qk_rope_head_dim")) * _CACHE_BYTES
     heads = _number(config, "num_attention_heads", "n_head")
     kv_heads = _number(config, "num_key_value_heads") or heads
@@ -71,6 +71,6 @@ def _kv_bytes_per_token(config: dict[str, Any]) -> int | None:
 
 
 def _number(config: dict[str, Any], *names: str) -> int:
-    """The first of these that is a positive whole number, or 0."""
-    found = (config.get(name) for name in names)
-    return next((n for n in found if isinstance(n, int) and n > 0), 0)
+    """Return the first of these values that is a positive integer, or 0."""
+    values = (config.get(name) for name in names)
+    return next((n for n in values if isinstance(n, int) and n > 0), 0)

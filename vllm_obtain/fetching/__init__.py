@@ -1,5 +1,1 @@
-"""Fetching models: names people remember, the hubs that have them, and a folder that is whole.
-
-The client libraries of the hubs are imported by whoever fetches (a command, or the child process of
-the supervisor), never by the gateway or the supervisor themselves.
-"""
+"""Shims for a running 0.1.0, removed in 0.3.0."""

@@ -1,1 +1,1 @@
-"""The images of a request: fetched, looked at, and held to the owner's limits. Never decoded."""
+"""Loads the images of a request and checks them against the limits; pixels are never decoded."""

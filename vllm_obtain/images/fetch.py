@@ -1,7 +1,7 @@
-"""Fetches an image over HTTP, within limits and from public addresses only.
+"""Downloads an image over HTTP, within limits and from public addresses only.
 
-Every hop of a redirect is looked at anew, and the connection goes to the very address that was
-looked at. No proxy, cookie or password of this machine is used.
+The address of every redirect is checked, and the connection goes to the address that was checked.
+Proxies, cookies and credentials of this machine are not used.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from vllm_obtain import __version__
-from vllm_obtain.cooperative import alarm
-from vllm_obtain.images.address import is_public, resolve
+from vllm_obtain.gevent_compat import timer
+from vllm_obtain.images.ssrf import is_public, resolve
 
-MOST_REDIRECTS = 3
+MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
-_PIECE = 65536
-# What may stand in a URL's path and query as it is.
+_CHUNK = 65536
+# Characters of a URL's path and query that stay unescaped.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _HEADERS = {
     "Accept": "image/*",
-    # What is packed cannot be measured before it is unpacked.
+    # The size of a compressed body is unknown before it is decompressed.
     "Accept-Encoding": "identity",
     "Connection": "close",
     "User-Agent": f"vllm-obtain/{__version__}",
@@ -36,193 +36,198 @@ _HEADERS = {
 
 
 class FetchError(Exception):
-    """The image cannot be had; the message says why and what to do, as sentences."""
+    """The download failed; the message says why and what to do, as sentences."""
 
 
-class Fetch:
-    """The images of one request on their way; every wait of it can be ended from outside.
+class ImageFetcher:
+    """Downloads the images of one request; every blocking call can be interrupted.
 
     Args:
-        deadline: monotonic seconds when it has taken too long.
-        most: bytes of one image.
-        private: whether addresses that are not public are allowed.
+        deadline: monotonic time in seconds at which the downloads fail.
+        most: maximum bytes of one image.
+        private: whether private addresses are allowed.
     """
 
-    def __init__(self, deadline: float, most: int, private: bool) -> None:
+    def __init__(self, deadline: float, max_bytes: int, allow_private: bool) -> None:
         self._deadline = deadline
-        self._most = most
-        self._private = private
-        self._waits_on: socket.socket | None = None
-        self._over = False
+        self._max_bytes = max_bytes
+        self._allow_private = allow_private
+        self._current_socket: socket.socket | None = None
+        self._is_interrupted = False
 
     def interrupt(self) -> None:
-        """End whatever it waits for; may be called by an event loop."""
-        self._over = True
-        if self._waits_on is not None:
+        """Interrupt the current download; safe to call from an event loop."""
+        self._is_interrupted = True
+        if self._current_socket is not None:
             with contextlib.suppress(OSError):
-                self._waits_on.shutdown(socket.SHUT_RDWR)
+                self._current_socket.shutdown(socket.SHUT_RDWR)
 
     def get(self, url: str) -> bytes:
-        """Fetch one.
+        """Download one image.
 
         Raises:
-            FetchError: it cannot be had.
+            FetchError: the download failed.
         """
-        late = alarm(self._left, self.interrupt)
+        timeout = timer(self._seconds_left, self.interrupt)
         try:
-            for _ in range(MOST_REDIRECTS + 1):
-                found = self._hop(_parsed(url))
-                if isinstance(found, bytes):
-                    return found
-                url = urljoin(url, found)
-            raise FetchError(f"It is redirected more than {MOST_REDIRECTS} times.")
+            for _ in range(MAX_REDIRECTS + 1):
+                result = self._hop(_parse(url))
+                if isinstance(result, bytes):
+                    return result
+                url = urljoin(url, result)
+            raise FetchError(
+                f"The URL redirects more than {MAX_REDIRECTS} times. Send the final URL."
+            )
         finally:
-            late.stop()
+            timeout.stop()
 
     @property
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         return self._deadline - time.monotonic()
 
     def _hop(self, url: SplitResult) -> bytes | str:
-        """Ask one server: for the image, or for where else it is."""
+        """Send one request; returns the image, or the target of a redirect."""
         host, port = str(url.hostname), url.port or _PORTS[url.scheme]
         try:
-            with self._connected(self._addresses(host, port), port, host, url.scheme) as line:
-                return self._asked(line, url, host)
+            with self._connect(self._addresses(host, port), port, host, url.scheme) as sock:
+                return self._request(sock, url, host)
         except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
-            raise FetchError(self._why(host, error)) from None
+            raise FetchError(self._message(host, error)) from None
 
-    def _why(self, host: str, error: Exception) -> str:
-        if self._over or isinstance(error, TimeoutError) or self._left <= 0:
+    def _message(self, host: str, error: Exception) -> str:
+        if self._is_interrupted or isinstance(error, TimeoutError) or self._seconds_left <= 0:
             return (
-                f"'{host}' did not send it within IMAGE_FETCH_TIMEOUT. Send it as a data URL, or "
-                "have the owner of the service raise that."
+                f"'{host}' did not send the image within IMAGE_FETCH_TIMEOUT. Send it as a data "
+                "URL, or raise IMAGE_FETCH_TIMEOUT."
             )
         if isinstance(error, ssl.SSLError):
             return f"The certificate of '{host}' is not valid. Send the image as a data URL."
-        said = getattr(error, "strerror", None) or type(error).__name__
-        return f"It cannot be fetched from '{host}': {said}. Check the URL, or send a data URL."
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return (
+            f"The image cannot be downloaded from '{host}': {reason}. Check the URL, or send a "
+            "data URL."
+        )
 
     def _addresses(self, host: str, port: int) -> list[str]:
-        found: list[list[str] | Exception] = []
-        ours, its = socket.socketpair()
+        results: list[list[str] | Exception] = []
+        done, thread_end = socket.socketpair()
 
-        def look() -> None:
+        def look_up() -> None:
             try:
-                found.append(resolve(host, port))
+                results.append(resolve(host, port))
             except (OSError, UnicodeError) as error:
-                found.append(error)
-            its.close()
+                results.append(error)
+            thread_end.close()
 
-        # The system's look-up knows no deadline, so it is not waited for but in a thread.
-        threading.Thread(target=look, daemon=True).start()
-        with ours, self._waiting(ours):
-            ours.recv(1)
-        if not found:
+        # getaddrinfo has no timeout, so it runs in a thread that can be abandoned.
+        threading.Thread(target=look_up, daemon=True).start()
+        with done, self._interruptible(done):
+            done.recv(1)
+        if not results:
             raise TimeoutError
-        if isinstance(found[0], Exception):
-            raise found[0]
-        if not self._private and not all(map(is_public, found[0])):
+        if isinstance(results[0], Exception):
+            raise results[0]
+        if not self._allow_private and not all(map(is_public, results[0])):
             raise FetchError(
-                f"'{host}' is at a private address, from which nothing is fetched. Send the image "
-                "as a data URL, or have the owner of the service set IMAGE_PRIVATE_ADDRESSES=true."
+                f"'{host}' is at a private address, which is not allowed. Send the image as a "
+                "data URL, or set IMAGE_PRIVATE_ADDRESSES=true and restart the service."
             )
-        return found[0]
+        return results[0]
 
     @contextlib.contextmanager
-    def _connected(
+    def _connect(
         self, addresses: list[str], port: int, host: str, scheme: str
     ) -> Iterator[socket.socket]:
         for address in addresses:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            line = socket.socket(family, socket.SOCK_STREAM)
+            sock = socket.socket(family, socket.SOCK_STREAM)
             try:
-                with self._waiting(line):
-                    # Numbers, so that nothing is looked up a second time.
-                    line.connect(socket.getaddrinfo(address, port, family)[0][4])
+                with self._interruptible(sock):
+                    # The address is numeric, so this does not query DNS again.
+                    sock.connect(socket.getaddrinfo(address, port, family)[0][4])
                 break
             except OSError:
-                line.close()
-                if address == addresses[-1] or self._over:
+                sock.close()
+                if address == addresses[-1] or self._is_interrupted:
                     raise
-        with contextlib.closing(line):
+        with contextlib.closing(sock):
             if scheme == "http":
-                yield line
+                yield sock
                 return
             wrapped = _context().wrap_socket(
-                line, server_hostname=host, do_handshake_on_connect=False
+                sock, server_hostname=host, do_handshake_on_connect=False
             )
             with contextlib.closing(wrapped):
-                with self._waiting(wrapped):
+                with self._interruptible(wrapped):
                     wrapped.do_handshake()
                 yield wrapped
 
-    def _asked(self, line: socket.socket, url: SplitResult, host: str) -> bytes | str:
-        asking = http.client.HTTPConnection(host)
-        asking.sock = line
+    def _request(self, sock: socket.socket, url: SplitResult, host: str) -> bytes | str:
+        connection = http.client.HTTPConnection(host)
+        connection.sock = sock
         path = quote(url.path or "/", safe=_SAFE) + (
             f"?{quote(url.query, safe=_SAFE)}" if url.query else ""
         )
-        with self._waiting(line):
-            asking.request("GET", path, headers={**_HEADERS, "Host": _host(url)})
-            with contextlib.closing(asking.getresponse()) as answer:
-                target = answer.getheader("Location")
-                if answer.status in _REDIRECTS and target:
+        with self._interruptible(sock):
+            connection.request("GET", path, headers={**_HEADERS, "Host": _host_header(url)})
+            with contextlib.closing(connection.getresponse()) as response:
+                target = response.getheader("Location")
+                if response.status in _REDIRECTS and target:
                     return target
-                if answer.status != 200:
-                    raise FetchError(f"'{host}' answered {answer.status}. Check the URL.")
-                return self._body(answer)
+                if response.status != 200:
+                    raise FetchError(f"'{host}' returned HTTP {response.status}. Check the URL.")
+                return self._body(response)
 
-    def _body(self, answer: http.client.HTTPResponse) -> bytes:
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
         body = bytearray()
-        while max(len(body), answer.length or 0) <= self._most:
-            if self._over:
+        while max(len(body), response.length or 0) <= self._max_bytes:
+            if self._is_interrupted:
                 raise TimeoutError
-            if piece := answer.read1(_PIECE):
-                body += piece
-            elif answer.length:
-                raise ConnectionResetError(0, "the connection ended early")
+            if chunk := response.read1(_CHUNK):
+                body += chunk
+            elif response.length:
+                raise ConnectionResetError(0, "the connection was closed early")
             else:
                 return bytes(body)
         raise FetchError(
-            f"It is larger than {self._most >> 20} MiB (IMAGE_MAX_MB). Send a smaller one."
+            f"The image is larger than {self._max_bytes >> 20} MiB (IMAGE_MAX_MB). Send a smaller "
+            "one."
         )
 
     @contextlib.contextmanager
-    def _waiting(self, line: socket.socket) -> Iterator[None]:
-        """Have `interrupt` end the waits on a socket."""
-        self._waits_on = line
+    def _interruptible(self, sock: socket.socket) -> Iterator[None]:
+        """Apply the deadline to a socket, and let `interrupt` shut it down."""
+        self._current_socket = sock
         try:
-            if self._over or self._left <= 0:
+            if self._is_interrupted or self._seconds_left <= 0:
                 raise TimeoutError
-            line.settimeout(self._left)
+            sock.settimeout(self._seconds_left)
             yield
-            if self._over:
+            if self._is_interrupted:
                 raise TimeoutError
         finally:
-            self._waits_on = None
+            self._current_socket = None
 
 
-def _parsed(url: str) -> SplitResult:
+def _parse(url: str) -> SplitResult:
     try:
-        found = urlsplit(url)
-        host, _ = found.hostname, found.port
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
     except ValueError:
-        raise FetchError("Its URL makes no sense.") from None
-    if found.scheme not in _PORTS:
-        raise FetchError("Its URL begins with neither http:// nor https://.")
+        raise FetchError("The URL is malformed. Check its host and port.") from None
+    if parts.scheme not in _PORTS:
+        raise FetchError("The URL must start with http://, https:// or data:.")
     if not host:
-        raise FetchError("Its URL names no host.")
-    if found.username is not None or found.password is not None:
-        raise FetchError("Its URL holds a user's name; send such an image as a data URL.")
-    return found
+        raise FetchError("The URL has no host. Send the complete URL.")
+    if parts.username is not None or parts.password is not None:
+        raise FetchError("The URL contains user credentials. Send the image as a data URL.")
+    return parts
 
 
-def _host(url: SplitResult) -> str:
-    """The host as the server wants to read it."""
+def _host_header(url: SplitResult) -> str:
     host = str(url.hostname)
-    named = f"[{host}]" if ":" in host else host.encode("idna").decode()
-    return named if url.port is None else f"{named}:{url.port}"
+    encoded = f"[{host}]" if ":" in host else host.encode("idna").decode()
+    return encoded if url.port is None else f"{encoded}:{url.port}"
 
 
 @functools.cache

@@ -1,1 +1,1 @@
-"""OpenAI's names and shapes: requests as they come in, answers as they go out, events between."""
+"""Types of requests, responses and events, with OpenAI's names and formats."""

@@ -1,4 +1,4 @@
-"""What a generation is made of, whichever engine does it: the currency between relay and routes."""
+"""Engine-independent stream events (text, reasoning, tool call, finish, usage)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 
-class Progress(Struct, tag=True, frozen=True):
-    """How far the prompt is processed.
+class PromptProgress(Struct, tag="Progress", frozen=True):
+    """Progress of the prefill.
 
     Args:
         total: tokens of the prompt.
-        processed: how many of them are done.
-        cached: how many needed no work.
+        processed: tokens that are processed.
+        cached: tokens that came from the prefix cache.
     """
 
     total: int
@@ -22,13 +22,13 @@ class Progress(Struct, tag=True, frozen=True):
     cached: int = 0
 
 
-class Delta(Struct, tag=True, frozen=True):
+class TextDelta(Struct, tag="Delta", frozen=True):
     """New text.
 
     Args:
-        text: never cut within a character.
-        logprobs: OpenAI's `logprobs` object for these tokens, as the engine gave it.
-        index: which of the request's choices it belongs to.
+        text: new text; characters are never split.
+        logprobs: OpenAI's `logprobs` object for these tokens, as the engine sent it.
+        index: index of the choice.
     """
 
     text: str
@@ -36,27 +36,27 @@ class Delta(Struct, tag=True, frozen=True):
     index: int = 0
 
 
-class Thought(Struct, tag=True, frozen=True):
-    """New text of the model's reasoning, which is not part of its answer.
+class ReasoningDelta(Struct, tag="Thought", frozen=True):
+    """New reasoning text, which is not part of the content.
 
     Args:
-        text: never cut within a character.
-        index: which of the request's choices it belongs to.
+        text: new text; characters are never split.
+        index: index of the choice.
     """
 
     text: str
     index: int = 0
 
 
-class Call(Struct, tag=True, frozen=True):
-    """A piece of a tool call.
+class ToolCallDelta(Struct, tag="Call", frozen=True):
+    """A part of a tool call.
 
     Args:
-        number: which of the choice's calls it belongs to, from 0.
-        arguments: more of the text of its arguments; those of all pieces together are JSON.
-        id: of the call; only its first piece has it, and the next one.
-        name: of the function that is called.
-        index: which of the request's choices it belongs to.
+        number: number of the call within the choice, from 0.
+        arguments: more text of its arguments, which together are JSON.
+        id: id of the call; only in its first event.
+        name: name of the function; only in its first event.
+        index: index of the choice.
     """
 
     number: int
@@ -71,8 +71,8 @@ class Finish(Struct, tag=True, frozen=True):
 
     Args:
         reason: `stop`, `length` or `tool_calls`.
-        index: which of the request's choices it belongs to.
-        stop: the stop text that ended it, from engines that say so.
+        index: index of the choice.
+        stop: the stop sequence that ended it, if the engine reports it.
     """
 
     reason: str
@@ -81,7 +81,7 @@ class Finish(Struct, tag=True, frozen=True):
 
 
 class Usage(Struct, tag=True, frozen=True):
-    """What the generation took, in tokens; reasoning is part of the completion."""
+    """Token counts of the generation; reasoning tokens are part of the completion tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -89,18 +89,18 @@ class Usage(Struct, tag=True, frozen=True):
     reasoning_tokens: int = 0
 
 
-Event = Progress | Delta | Thought | Call | Finish | Usage
+Event = PromptProgress | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage
 
 
-def copied(events: list[Event], copies: int) -> list[Event]:
-    """Tell what happened to one choice as if it had happened to several that are alike."""
-    told: list[Event] = []
+def replicate(events: list[Event], copies: int) -> list[Event]:
+    """Copy the events of one choice to several identical choices."""
+    replicated: list[Event] = []
     for event in events:
         if isinstance(event, Usage):
             tokens = event.completion_tokens * copies
-            told.append(Usage(event.prompt_tokens, tokens, event.cached_tokens))
-        elif isinstance(event, Progress):
-            told.append(event)
+            replicated.append(Usage(event.prompt_tokens, tokens, event.cached_tokens))
+        elif isinstance(event, PromptProgress):
+            replicated.append(event)
         else:
-            told += (replace(event, index=index) for index in range(copies))
-    return told
+            replicated += (replace(event, index=index) for index in range(copies))
+    return replicated

@@ -1,17 +1,17 @@
-"""The bodies of inference requests, typed and checked before any engine sees them.
+"""The bodies of inference requests, typed and validated.
 
 Names, types and ranges are those of OpenAI's API reference; top_k, min_p and repetition_penalty
-are the extensions that vLLM made common. A field that is not here is refused by name.
+are common extensions from vLLM. Unknown fields are rejected by name.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from vllm_obtain.protocol.conversation import Message
-from vllm_obtain.protocol.tools import ResponseFormat, Schema, Tool, ToolChoice
+from vllm_obtain.protocol.messages import MAX_MESSAGES, Message
+from vllm_obtain.protocol.tools import MAX_TOOLS, ResponseFormat, Schema, Tool, ToolChoice
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -19,19 +19,20 @@ Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Text = Annotated[str, Meta(min_length=1)]
-Stop = Text | Annotated[list[Text], Meta(max_length=16)]
+MAX_STOPS = 64
+Stop = Text | Annotated[list[Text], Meta(max_length=MAX_STOPS)]
 Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
-    """How a stream is told."""
+    """Options of a streamed response."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class StructuredOutputs(Struct, forbid_unknown_fields=True):
-    """vLLM's newer way to say `guided_…`: one of these."""
+    """vLLM's newer name for the `guided_…` fields. Exactly one of these."""
 
     json: Schema | str | None = None
     regex: Text | None = None
@@ -40,22 +41,8 @@ class StructuredOutputs(Struct, forbid_unknown_fields=True):
     json_object: bool | None = None
 
 
-class Sampling(NamedTuple):
-    """How a token is drawn, every value spelled out. `top_k` 0 and `min_p` 0 are off."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-
-
-# For requests that say nothing about sampling. OpenAI's own defaults (temperature 1, nothing
-# cut off) make small models talk nonsense.
-USUAL = Sampling(temperature=0.8, top_p=0.95, top_k=40, min_p=0.05)
-
-
 class InferenceFields(Struct, kw_only=True):
-    """What chat and completion requests share."""
+    """The common fields of chat and completion requests."""
 
     model: str | None = None
     stream: bool | None = None
@@ -84,83 +71,28 @@ class InferenceFields(Struct, kw_only=True):
     prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
 
-    # Fields that the gateway honours itself, whatever the engine: see `chat/prepare.py`.
+    # Fields that the gateway implements for every engine: see `chat/prepare.py`.
     OURS: ClassVar[frozenset[str]] = frozenset(
         "messages prompt tools tool_choice parallel_tool_calls response_format reasoning_effort "
         "chat_template_kwargs add_generation_prompt continue_final_message guided_json "
         "guided_regex guided_choice guided_grammar structured_outputs".split()
     )
 
-    # Fields that say who asks or how to deliver: they do not change the answer.
+    # Fields about the caller or the delivery, which do not affect the completion.
     LABELS: ClassVar[frozenset[str]] = frozenset(
         "model stream stream_options user safety_identifier prompt_cache_key metadata".split()
     )
-
-    @property
-    def wants_stream(self) -> bool:
-        """Whether the answer goes out as events."""
-        return bool(self.stream)
-
-    @property
-    def wants_usage(self) -> bool:
-        """Whether a stream ends with a usage chunk."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    @property
-    def stop_texts(self) -> list[str]:
-        """The texts that end an answer."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-    @property
-    def token_limit(self) -> int | None:
-        """The most tokens to generate, or None for as many as the context holds."""
-        return self.max_tokens
-
-    @property
-    def alternatives(self) -> int:
-        """How many other tokens each token's log probability comes with."""
-        return 0
-
-    @property
-    def wanted_logprobs(self) -> int | None:
-        """How many alternatives each token comes with; None for no log probabilities."""
-        return None
-
-    @property
-    def sampling(self) -> Sampling:
-        """How to draw: what the request names, and nothing else if it names anything."""
-        given = (self.temperature, self.top_p, self.top_k, self.min_p)
-        if all(value is None for value in given):
-            return USUAL
-        temperature = 1.0 if self.temperature is None else self.temperature
-        top_p = 1.0 if self.top_p is None else self.top_p
-        return Sampling(temperature, top_p, max(self.top_k or 0, 0), self.min_p or 0.0)
-
-    @property
-    def choices(self) -> int:
-        """How many answers the client gets."""
-        return self.n or 1
-
-    @property
-    def draws(self) -> int:
-        """How many answers the engine makes: at temperature 0 one, as all would be the same."""
-        return 1 if self.temperature == 0 else self.choices
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether the same request gives the same answer: greedy, or drawn from a given seed."""
-        return self.temperature == 0 or self.seed is not None
 
 
 class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -177,7 +109,7 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     store: bool | None = None
     service_tier: str | None = None
 
-    # A value that asks for what happens anyway is no demand on the engine.
+    # Values that ask for the default behaviour need no support of the engine.
     NEUTRAL: ClassVar[dict[str, tuple[object, ...]]] = {
         "n": (1,),
         "min_tokens": (0,),
@@ -191,21 +123,6 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
         "service_tier": ("auto", "default"),
     }
 
-    @property
-    def token_limit(self) -> int | None:
-        """The most tokens to generate; `max_completion_tokens` is the newer name and wins."""
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def alternatives(self) -> int:
-        """How many other tokens each token's log probability comes with."""
-        return self.top_logprobs or 0
-
-    @property
-    def wanted_logprobs(self) -> int | None:
-        """How many alternatives each token comes with; None for no log probabilities."""
-        return self.alternatives if self.logprobs else None
-
 
 class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/completions."""
@@ -215,16 +132,6 @@ class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=Tru
     echo: bool | None = None
     suffix: str | None = None
     best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
-
-    @property
-    def alternatives(self) -> int:
-        """How many other tokens each token's log probability comes with."""
-        return self.logprobs or 0
-
-    @property
-    def wanted_logprobs(self) -> int | None:
-        """How many alternatives each token comes with; None for no log probabilities."""
-        return self.logprobs
 
     NEUTRAL: ClassVar[dict[str, tuple[object, ...]]] = {
         "n": (1,),
@@ -239,17 +146,27 @@ class CompletionRequest(InferenceFields, kw_only=True, forbid_unknown_fields=Tru
 InferenceRequest = ChatRequest | CompletionRequest
 
 
-def demands(request: InferenceRequest) -> list[str]:
-    """List the parameters of a request that ask something of the engine.
+# The fields that engines have to support.
+_ENGINE_FIELDS = {
+    kind: tuple(
+        name
+        for name in kind.__struct_fields__
+        if name not in InferenceFields.LABELS | InferenceFields.OURS
+    )
+    for kind in (ChatRequest, CompletionRequest)
+}
+
+
+def used_parameters(request: InferenceRequest) -> dict[str, Any]:
+    """Return the parameters of a request that the engine has to support.
 
     Returns:
-        Field names in the order of the type, without those left out, those that only label the
-        request, those that the gateway honours itself, and those whose value asks for nothing.
+        Values by field name in the order of the type, without those that are unset, only label
+        the request, are implemented by the gateway, or have a default value.
     """
-    return [
-        name
-        for name in request.__struct_fields__
-        if name not in InferenceFields.LABELS | InferenceFields.OURS
-        and (value := getattr(request, name)) is not None
-        and value not in request.NEUTRAL.get(name, ())
-    ]
+    neutral = request.NEUTRAL
+    return {
+        name: value
+        for name in _ENGINE_FIELDS[type(request)]
+        if (value := getattr(request, name)) is not None and value not in neutral.get(name, ())
+    }

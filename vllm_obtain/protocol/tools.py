@@ -1,4 +1,4 @@
-"""What a request says about tools and about the form of its answer."""
+"""Tools and response formats of a request."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-# OpenAI's rule for the names of functions and schemas. Python's `$` allows a line break after it.
+# OpenAI's pattern for names. Python's `$` also matches before a final line break.
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$(?!\n)")]
 Schema = dict[str, Any]
+
+# OpenAI allows 128 tools; agents with several MCP servers send more.
+MAX_TOOLS = 1_024
 
 
 class Function(Struct, forbid_unknown_fields=True):
@@ -21,32 +24,32 @@ class Function(Struct, forbid_unknown_fields=True):
 
 
 class Tool(Struct, tag="function", tag_field="type", forbid_unknown_fields=True):
-    """A tool; functions are the only kind there is."""
+    """A tool. Only functions are supported."""
 
     function: Function
 
 
 class FunctionName(Struct, forbid_unknown_fields=True):
-    """A function that is meant."""
+    """The name of a function."""
 
     name: Name
 
 
 class NamedTool(Struct, tag="function", tag_field="type", forbid_unknown_fields=True):
-    """The one tool to call."""
+    """A choice of one tool that must be called."""
 
     function: FunctionName
 
 
 class Allowed(Struct, forbid_unknown_fields=True):
-    """The tools out of all that may be called now."""
+    """The subset of tools that may be called."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Meta(min_length=1, max_length=128)]
+    tools: Annotated[list[NamedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
 class AllowedTools(Struct, tag="allowed_tools", tag_field="type", forbid_unknown_fields=True):
-    """A choice among some of the tools."""
+    """A choice among a subset of the tools."""
 
     allowed_tools: Allowed
 
@@ -55,15 +58,15 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedTools
 
 
 class TextFormat(Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
-    """An answer of any form."""
+    """Unconstrained text."""
 
 
 class ObjectFormat(Struct, tag="json_object", tag_field="type", forbid_unknown_fields=True):
-    """An answer that is a JSON object."""
+    """A JSON object."""
 
 
 class NamedSchema(Struct, forbid_unknown_fields=True):
-    """A schema with the name that the model is told."""
+    """A JSON Schema with a name."""
 
     name: Name
     schema: Schema | None = None
@@ -72,7 +75,7 @@ class NamedSchema(Struct, forbid_unknown_fields=True):
 
 
 class SchemaFormat(Struct, tag="json_schema", tag_field="type", forbid_unknown_fields=True):
-    """An answer that is JSON of a schema."""
+    """JSON that matches a schema."""
 
     json_schema: NamedSchema
 

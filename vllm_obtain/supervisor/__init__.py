@@ -1,1 +1,1 @@
-"""The process that owns every engine: starts, watches, restarts and evicts them, and counts."""
+"""The supervisor process: it starts, monitors, restarts and evicts engines, and counts metrics."""

@@ -1,5 +1,5 @@
-"""Traces: whose a request is (`traceparent`), and one span for each, to a collector.
+"""Tracing: W3C trace context, and one span per request, sent to an OTLP collector.
 
-OpenTelemetry's packages are an extra (`otel`), imported in `spans.py` alone, when a collector is
-configured. No span has a prompt or an answer.
+The packages of OpenTelemetry are an extra (`otel`). Only `spans.py` imports them, if a collector is
+configured. Spans contain no prompts and no completions.
 """

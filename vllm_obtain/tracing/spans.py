@@ -1,4 +1,4 @@
-"""One span per request, by OpenTelemetry. Nothing of it is imported unless it is configured."""
+"""One OpenTelemetry span per request. The SDK is imported only if a collector is configured."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllm_obtain import __version__
-from vllm_obtain.log import get_logger
+from vllm_obtain.logs.setup import get_logger
 from vllm_obtain.tracing import context
-from vllm_obtain.tracing.context import Remote
-from vllm_obtain.tracing.outbox import Outbox
+from vllm_obtain.tracing.batch_exporter import BatchExporter
+from vllm_obtain.tracing.context import ParentContext
 
 log = get_logger("vllm_obtain.tracing")
 
-# A batch that takes a millisecond or two to encode: a worker's streams wait for that.
+# Encoding a batch blocks the streams of a worker: 64 spans take one to two milliseconds.
 BATCH = 64
 LIMIT = 2048
 DELAY_MS = 5000
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_SPOKEN = "http/protobuf"
+_SUPPORTED_PROTOCOL = "http/protobuf"
 
 Attributes = Mapping[str, str | int | float | tuple[str, ...]]
 
@@ -30,49 +30,49 @@ class Trace:
     """The trace of one request.
 
     Args:
-        remote: who asks us; None where nobody said so.
+        remote: the client's trace context, None if it sent none.
     """
 
-    def __init__(self, remote: Remote | None = None) -> None:
+    def __init__(self, remote: ParentContext | None = None) -> None:
         self.id = remote.trace_id if remote else ""
-        # What an engine is told, which may have spans of its own.
+        # Trace context headers for the engine, which may export spans too.
         self.headers = remote.headers if remote else {}
 
     @property
     def is_recording(self) -> bool:
-        """Whether anybody wants to know what it comes to."""
+        """Whether the span is exported."""
         return False
 
     def end(self, name: str, attributes: Attributes, problem: str | None) -> None:
-        """Say what the request came to.
+        """End the span of the request.
 
         Args:
-            name: of the span.
-            attributes: of OpenTelemetry's conventions, and our own.
-            problem: a word for what went wrong on our side, None when nothing did.
+            name: name of the span.
+            attributes: attributes of OpenTelemetry's semantic conventions, and our own.
+            problem: value of `error.type` for a server error, None without one.
         """
 
 
 class Tracing:
-    """Makes traces; without a collector they are what the client said."""
+    """Creates traces. Without a collector a trace only forwards the client's context."""
 
     def begin(self, parent: str, state: str) -> Trace:
-        """Begin the trace of a request; arguments as in `context.read`."""
+        """Start the trace of a request; arguments as in `context.read`."""
         return Trace(context.read(parent, state) if parent else None)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the queued spans."""
 
 
 class _Span(Trace):
     def __init__(self, span: Any) -> None:
         super().__init__()
         self._span = span
-        own = span.get_span_context()
-        self.id = f"{own.trace_id:032x}"
-        state = own.trace_state.to_header()
+        span_context = span.get_span_context()
+        self.id = f"{span_context.trace_id:032x}"
+        state = span_context.trace_state.to_header()
         self.headers = context.headers(
-            self.id, f"{own.span_id:016x}", f"{own.trace_flags:02x}", state
+            self.id, f"{span_context.span_id:016x}", f"{span_context.trace_flags:02x}", state
         )
 
     @property
@@ -90,25 +90,25 @@ class _Span(Trace):
         self._span.end()
 
 
-class Collected(Tracing):
-    """Traces that are sent to a collector.
+class OtlpTracing(Tracing):
+    """Traces that are exported to an OTLP collector.
 
     Args:
-        lost: told how many spans did not arrive.
+        on_lost: called with the number of lost spans.
     """
 
-    def __init__(self, lost: Callable[[int], None]) -> None:
+    def __init__(self, on_lost: Callable[[int], None]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        # It tells of each failure many times over; the outbox does so once.
+        # OpenTelemetry logs each failure many times; `BatchExporter` logs it once.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         exporter = OTLPSpanExporter(session=_session())
-        outbox = Outbox(
+        batch_exporter = BatchExporter(
             lambda spans: exporter.export(spans) is SpanExportResult.SUCCESS,
-            lost,
+            on_lost,
             _number("OTEL_BSP_MAX_QUEUE_SIZE", LIMIT),
             _number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH),
             _number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS) / 1000,
@@ -116,60 +116,60 @@ class Collected(Tracing):
 
         class Ended(SpanProcessor):
             def on_end(self, span: Any) -> None:
-                outbox.add(span)
+                batch_exporter.add(span)
 
-        self._outbox = outbox
-        # The owner's own words win: the SDK takes them from the environment.
-        about = {"service.name": "vllm-obtain"} if not _is_named() else {}
-        resource = Resource.create({**about, "service.version": __version__})
+        self._batch_exporter = batch_exporter
+        # The SDK reads the operator's values from the environment, and they take precedence.
+        attributes = {"service.name": "vllm-obtain"} if not _is_named() else {}
+        resource = Resource.create({**attributes, "service.version": __version__})
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(Ended())
         self._tracer = provider.get_tracer("vllm_obtain", __version__)
 
     def begin(self, parent: str, state: str) -> Trace:
-        """Begin the span of a request, below the client's if it said which one that is."""
+        """Start the span of a request, as a child of the client's span if it sent one."""
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind, set_span_in_context
 
-        found, remote = Context(), context.read(parent, state) if parent else None
+        parent_context, remote = Context(), context.read(parent, state) if parent else None
         if remote is not None:
-            found = set_span_in_context(_above(remote), found)
-        return _Span(self._tracer.start_span("request", context=found, kind=SpanKind.SERVER))
+            parent_context = set_span_in_context(_remote_span(remote), parent_context)
+        return _Span(
+            self._tracer.start_span("request", context=parent_context, kind=SpanKind.SERVER)
+        )
 
     def close(self) -> None:
-        """Send what is left, if that can be done at once."""
-        self._outbox.close()
+        """Send the queued spans, for at most two seconds."""
+        self._batch_exporter.close()
 
 
-def tracing(dotenv: Mapping[str, str], lost: Callable[[int], None]) -> Tracing:
-    """Make what the environment asks for.
+def tracing(on_lost: Callable[[int], None]) -> Tracing:
+    """Create the tracing that the OTEL_* environment variables configure.
 
     Args:
-        dotenv: the owner's `.env`: what begins with OTEL_ counts as if it were exported.
-        lost: told how many spans did not arrive.
+        on_lost: called with the number of lost spans.
     """
-    for name, value in dotenv.items():
-        if name.startswith("OTEL_"):
-            os.environ.setdefault(name, value)
-    if not _is_wanted():
+    if not _is_enabled():
         return Tracing()
-    protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), _SPOKEN)
-    if protocol != _SPOKEN:
+    protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), _SUPPORTED_PROTOCOL)
+    if protocol != _SUPPORTED_PROTOCOL:
         log.error(
-            f"no traces: {protocol} is not spoken here. Set OTEL_EXPORTER_OTLP_PROTOCOL="
-            f"{_SPOKEN}, and the collector's port for it (4318)"
+            "tracing disabled",
+            reason=f"The protocol {protocol} is not supported. Set OTEL_EXPORTER_OTLP_PROTOCOL="
+            f"{_SUPPORTED_PROTOCOL}, and use the collector's port for it (usually 4318).",
         )
         return Tracing()
     try:
-        return Collected(lost)
+        return OtlpTracing(on_lost)
     except ImportError:
-        log.error("no traces: packages are missing; pip install 'vllm-obtain[otel]'")
-    except Exception as error:  # a value that OpenTelemetry does not take: no reason not to serve
-        log.error("no traces: OpenTelemetry does not start", reason=str(error))
+        reason = "Packages are missing. Run: pip install 'vllm-obtain[otel]'"
+        log.error("tracing disabled", reason=reason)
+    except Exception as error:  # an invalid OTEL_* value must not stop the service
+        log.error("tracing disabled", reason=f"OpenTelemetry does not start: {error}")
     return Tracing()
 
 
-def _is_wanted() -> bool:
+def _is_enabled() -> bool:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     if os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() not in ("", "otlp"):
@@ -178,28 +178,29 @@ def _is_wanted() -> bool:
 
 
 def _is_named() -> bool:
-    told = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in told
+    attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in attributes
 
 
-def _number(name: str, otherwise: int) -> int:
+def _number(name: str, default: int) -> int:
     try:
-        return max(1, int(os.environ.get(name) or otherwise))
+        return max(1, int(os.environ.get(name) or default))
     except ValueError:
-        log.error(f"{name}={os.environ[name]!r} is not a whole number; {otherwise} is used")
-        return otherwise
+        problem = f"{name} must be an integer, got {os.environ[name]!r}."
+        log.error("trace setting rejected", reason=problem, default=default)
+        return default
 
 
 def _session() -> Any:
     import requests
 
     session = requests.Session()
-    # Looking up a proxy can end a forked process on macOS.
+    # On macOS, a proxy lookup can crash a forked process.
     session.trust_env = False
     return session
 
 
-def _above(remote: Remote) -> Any:
+def _remote_span(remote: ParentContext) -> Any:
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
     return NonRecordingSpan(

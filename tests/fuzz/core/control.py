@@ -9,59 +9,63 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.fuzz.core.loop import Case
-from tests.fuzz.core.mutate import damaged, pick
-from vllm_obtain import messages
+from tests.fuzz.core.mutate import damage, pick
+from vllm_obtain.config.settings import Settings
+from vllm_obtain.control import messages
+from vllm_obtain.control.framing import frame
+from vllm_obtain.control.messages import (
+    AcquireLease,
+    CallerIdentity,
+    EngineLimits,
+    ReleaseLease,
+    RequestRecord,
+)
+from vllm_obtain.control.owners import Owners
 from vllm_obtain.errors import ModelNotFound
-from vllm_obtain.messages import Acquire, Caller, Limits, Release, Served
-from vllm_obtain.metrics import Gauges, Numbers
-from vllm_obtain.settings import Settings
-from vllm_obtain.supervisor import control
-from vllm_obtain.supervisor.accounts import Accounts
-from vllm_obtain.supervisor.admission import Admission
-from vllm_obtain.supervisor.answers import Answers
-from vllm_obtain.supervisor.control import Connection
-from vllm_obtain.supervisor.kept import KeptResponses
-from vllm_obtain.supervisor.lease import Leases
-from vllm_obtain.supervisor.owners import Owners
-from vllm_obtain.supervisor.quarantine import Quarantine
-from vllm_obtain.supervisor.wire import frame
+from vllm_obtain.metrics.registry import GaugeCollector, MetricsRegistry
+from vllm_obtain.supervisor import control_server
+from vllm_obtain.supervisor.control_server import ControlSession
+from vllm_obtain.supervisor.handlers import Handlers
+from vllm_obtain.supervisor.leases import Leases
+from vllm_obtain.supervisor.response_cache import ResponseCache
+from vllm_obtain.supervisor.response_store import ResponseStore
+from vllm_obtain.supervisor.scheduling.admission import AdmissionQueue
+from vllm_obtain.supervisor.scheduling.quarantine import Quarantine
+from vllm_obtain.supervisor.scheduling.quotas import CallerQuotas
 
 # After so many connections there are new books: they are kept for as long as a service runs.
 RENEWED = 500
-CALLER = Caller("key-1", 5, 1000, False)
+CALLER = CallerIdentity("key-1", 5, 1000, False)
 ACQUIRES = [
-    Acquire("a", 10, 20, 0.0, fingerprint=b"f" * 24, trail=(b"me", b"x")),
-    Acquire("a", 10, None, 0.0, 2, CALLER, b"g" * 24),
-    Acquire("b", 10, 20, 0.0),
+    AcquireLease("a", 10, 20, 0.0, fingerprint=b"f" * 24, prefix_hashes=(b"me", b"x")),
+    AcquireLease("a", 10, None, 0.0, 2, CALLER, b"g" * 24),
+    AcquireLease("b", 10, 20, 0.0),
 ]
 MESSAGES = [
     *ACQUIRES,
-    *(messages.Recall(b"k" * 24, one) for one in ACQUIRES),
-    messages.Join("1", 1, 0.0),
-    messages.Spend(CALLER),
-    messages.Settle(7),
-    messages.Extend(100),
-    Release("stop", 5, 1, 5, 0.1, 0.2),
-    Release("error", lost=True),
-    messages.Load("a", True, "auto"),
-    messages.Load("b", False),
-    messages.Unload("a"),
+    *(messages.CacheLookup(b"k" * 24, one) for one in ACQUIRES),
+    messages.RegisterOwner("1", 1, 0.0),
+    messages.ChargeQuota(CALLER),
+    messages.AdjustReservation(7),
+    messages.ExtendLease(100),
+    ReleaseLease("stop", 5, 1, 5, 0.1, 0.2),
+    ReleaseLease("error", lost=True),
+    messages.LoadModel("a", True, "auto"),
+    messages.LoadModel("b", False),
+    messages.UnloadModel("a"),
     messages.Status(),
     messages.Metrics(),
     messages.Usage(),
-    messages.Report([Served("/health", "GET", 200, 0.1, "", "key-1")]),
-    messages.Remember(b"answer"),
-    messages.Keep(b"me", "r", None, ["i"], b"body"),
-    messages.Keep(b"me", "s", "r", [], b"body"),
-    messages.Fetch(b"me", "s", whole=True),
-    messages.Forget(b"me", "r"),
-    messages.Suspects(),
-    messages.Pardon(),
+    messages.ReportRequests([RequestRecord("/health", "GET", 200, 0.1, "", "key-1")]),
+    messages.CacheStore(b"answer"),
+    messages.StoreResponse(b"me", "r", None, ["i"], b"body"),
+    messages.StoreResponse(b"me", "s", "r", [], b"body"),
+    messages.LoadResponse(b"me", "s", whole=True),
+    messages.DeleteResponse(b"me", "r"),
+    messages.ListQuarantine(),
+    messages.ClearQuarantine(),
 ]
 FRAMES = [frame(message) for message in MESSAGES]
-
-
-# ruff: noqa: ARG002 - as the real ones are asked
 
 
 class Pool:
@@ -69,67 +73,75 @@ class Pool:
 
     def __init__(self, quarantine: Quarantine) -> None:
         self.quarantine = quarantine
-        self.admission = Admission(Limits(4, 4096, 1024))
-        launched = SimpleNamespace(limits=Limits(4, 4096, 1024))
+        self.admission = AdmissionQueue(EngineLimits(4, 4096, 1024), "fake", isolates_by_slot=True)
         self.engine: Any = SimpleNamespace(
-            adapter=SimpleNamespace(name="fake", pins_slots=True),
+            adapter=SimpleNamespace(name="fake", isolates_by_slot=True),
             model=SimpleNamespace(name="a"),
             socket=Path("/x"),
-            launched=launched,
+            limits=EngineLimits(4, 4096, 1024),
             loaded_at=1.0,
             admission=self.admission,
-            incoming=self.admission,
-            touch=lambda: None,
-            doubt=lambda: None,
+            queue_for_new_requests=self.admission,
+            note_activity=lambda: None,
+            suspect=lambda: None,
         )
-        self.admission.engine = self.engine
+        self.engines = [self.engine]
 
-    def ready(self, model: str) -> Any:
+    def ready_engine(self, model: str) -> Any:
         return self.engine if model == "a" else None
 
-    def summon(self, model: str) -> Any:
+    def ensure_loading(self, model: str) -> Any:
         if model != "a":
             raise ModelNotFound(model, [])
         return self.engine
 
     def identity(self, model: str) -> bytes:
-        return str(self.summon(model).loaded_at).encode()
+        return str(self.ensure_loading(model).loaded_at).encode()
 
-    def engine_name(self, model: str) -> str:
-        return str(self.summon(model).adapter.name)
-
-    def begun(self, model: str, engine: str | None) -> messages.Done:
-        return messages.Done(self.engine_name(model), "ready")
-
-    async def load(self, model: str, engine: str | None) -> Any:
-        return self.summon(model)
-
-    async def unload(self, model: str) -> str:
-        self.summon(model)
-        return "stopped"
-
-    async def look_for(self, engine: str) -> None: ...
+    async def load(self, message: messages.LoadModel | messages.UnloadModel) -> messages.Reply:
+        return messages.LoadStatus(self.ensure_loading(message.model).adapter.name, "ready")
 
 
-class Desk:
+class FakeState:
     """What a connection works on."""
 
     def __init__(self, settings: Settings) -> None:
-        self.numbers = Numbers()
-        self.accounts = Accounts()
+        self.metrics_registry = MetricsRegistry()
+        self.quotas = CallerQuotas()
         self.pool = Pool(Quarantine(settings.quarantine_seconds))
-        self.leases = Leases(self.pool, settings, self.numbers)  # type: ignore[arg-type]
-        self.answers = Answers(100)
-        self.responses = KeptResponses(2**20)
+        self.leases = Leases(self.pool, settings, self.metrics_registry)  # type: ignore[arg-type]
+        self.response_cache = ResponseCache(100)
+        self.response_store = ResponseStore(2**20)
         self.owners = Owners()
-        self.version = "1"
-        self.stop = asyncio.Event()
+        self.has_scanned = asyncio.Event()
+        self.has_scanned.set()
+        self.handlers: Handlers = {
+            messages.RegisterOwner: self.join,
+            messages.Status: lambda _: self.status(),
+            messages.Metrics: lambda _: self.metrics(),
+            messages.ReportRequests: self.count,
+            messages.LoadModel: self.pool.load,
+            messages.UnloadModel: self.pool.load,
+            **self.quotas.handlers,
+            **self.pool.quarantine.handlers,
+            **self.response_store.handlers,
+        }
+
+    def join(self, message: messages.RegisterOwner) -> messages.Reply:
+        self.owners.add(message.owner_pid, message.owner_start)
+        return messages.OwnerRegistered("1", 1)
+
+    def count(self, message: messages.ReportRequests) -> None:
+        self.metrics_registry.count_requests(message.served, message.spans_lost)
+        self.quotas.count_requests(message.served)
 
     async def status(self) -> messages.StatusReply:
         return messages.StatusReply(1, 0.0, [], {}, 0, {}, {}, [], {})
 
     async def metrics(self) -> messages.MetricsReply:
-        return messages.MetricsReply(self.numbers.text(Gauges([], {}, 0.0, 0, {}, {})))
+        return messages.MetricsReply(
+            self.metrics_registry.text(GaugeCollector([], {}, 0.0, 0, {}, {}))
+        )
 
 
 class Transport(asyncio.Transport):
@@ -153,7 +165,7 @@ class _Log:
     def warning(self, *_: object, **__: object) -> None: ...
 
     def exception(self, *_: object, **__: object) -> None:
-        raise AssertionError("a control request failed")
+        raise AssertionError("control request failed")
 
 
 class Control:
@@ -165,13 +177,13 @@ class Control:
         self._settings = Settings.load({})
         self._loop = asyncio.new_event_loop()
         self._count = 0
-        self._desk = Desk(self._settings)
+        self._desk = FakeState(self._settings)
 
     def make(self, chance: Random) -> Case:
         """Frames, whole ones and others, in the pieces in which they come."""
         whole = b"".join(pick(chance, FRAMES) for _ in range(1 + int(chance.random() * 6)))
         if chance.random() < 0.6:
-            whole = damaged(whole, chance)
+            whole = damage(whole, chance)
         pieces, at = [], 0
         while at < len(whole):
             size = 1 + int(chance.random() ** 2 * 300)
@@ -183,18 +195,18 @@ class Control:
         """Connect, say it, and leave."""
         self._count += 1
         if self._count % RENEWED == 0:
-            self._desk = Desk(self._settings)
-        before, control.log = control.log, _Log()  # type: ignore[assignment]
+            self._desk = FakeState(self._settings)
+        before, control_server.log = control_server.log, _Log()  # type: ignore[assignment]
         try:
             self._loop.run_until_complete(self._talk(case))
         except BaseException:
-            self._desk = Desk(self._settings)  # the next one begins anew
+            self._desk = FakeState(self._settings)  # the next one begins anew
             raise
         finally:
-            control.log = before
+            control_server.log = before
 
     async def _talk(self, case: Case) -> None:
-        connection, transport = Connection(self._desk), Transport()  # type: ignore[arg-type]
+        connection, transport = ControlSession(self._desk), Transport()  # type: ignore[arg-type]
         connection.connection_made(transport)
         for piece in case:
             connection.data_received(piece)
@@ -209,4 +221,4 @@ class Control:
         assert desk.leases.in_flight == 0, "a lease was not given back"
         places = desk.pool.admission
         assert (places.in_flight, places.queue, places.reserved) == (0, 0, 0)
-        places.believe()
+        places.clear_suspicion()

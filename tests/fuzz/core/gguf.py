@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from random import Random
 
-from tests.catalogue.gguf_files import gguf_bytes
 from tests.fuzz.core.loop import Case
-from tests.fuzz.core.mutate import damaged, pick
-from vllm_obtain.catalogue.gguf import GGUFError, check_part, read_header
+from tests.fuzz.core.mutate import damage, pick
+from tests.models.gguf_files import gguf_bytes
+from vllm_obtain.models.gguf.header import GGUFError, check_part, read_header
 
 _MEMORY = "/dev/shm"
 
@@ -29,7 +29,7 @@ class GGUF:
 
     def make(self, chance: Random) -> Case:
         """A file."""
-        return [damaged(pick(chance, self._originals), chance)]
+        return [damage(pick(chance, self._originals), chance)]
 
     def run(self, case: Case) -> None:
         """Read it."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -19,6 +19,8 @@ SECONDS = 1.0
 MEMORY = 512 * 2**20
 # How much the whole run may grow.
 GROWTH = 64 * 2**20
+# Executions between two reports of progress.
+PROGRESS = 1000
 
 Case = list[bytes]
 
@@ -62,18 +64,31 @@ class Outcome:
         return self.case is not None or self.growth > GROWTH
 
 
-def fuzz(target: Target, executions: int, seed: int) -> Outcome:
-    """Feed a target until it fails or has had enough."""
+def fuzz(
+    target: Target, executions: int, seed: int, on_progress: Callable[[int], None] | None = None
+) -> Outcome:
+    """Run a target until it fails or the executions are done.
+
+    Args:
+        target: the target.
+        executions: maximum number of executions.
+        seed: seed of the random numbers.
+        on_progress: called with the number of executions now and then.
+    """
     chance = Random(f"{target.name} {seed}")  # noqa: S311 - not a secret
     began, before = time.monotonic(), 0
-    with _bounded():
+    with _resource_limits():
         for number in range(executions):
             if number == min(2000, executions // 2):
                 before = _peak()  # by now every cache and table is there
+            if on_progress is not None and number % PROGRESS == 0:
+                on_progress(number)
             case = target.make(chance)
             if _fails(target, case):
                 small = _smaller(target, case)
-                return Outcome(number + 1, time.monotonic() - began, 0, small, _said(target, small))
+                return Outcome(
+                    number + 1, time.monotonic() - began, 0, small, _traceback(target, small)
+                )
     return Outcome(executions, time.monotonic() - began, _peak() - before)
 
 
@@ -88,7 +103,7 @@ def _fails(target: Target, case: Case) -> bool:
     return False
 
 
-def _said(target: Target, case: Case) -> str:
+def _traceback(target: Target, case: Case) -> str:
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         target.run(case)
@@ -123,7 +138,7 @@ def _peak() -> int:
 
 
 @contextlib.contextmanager
-def _bounded() -> Iterator[None]:
+def _resource_limits() -> Iterator[None]:
     """Have what takes too long, or too much memory, raise."""
 
     def ring(*_: object) -> None:

@@ -36,7 +36,7 @@ def pick(chance: Random, among: Any) -> Any:
     return among[int(chance.random() * len(among))]
 
 
-def damaged(content: bytes, chance: Random) -> bytes:
+def damage(content: bytes, chance: Random) -> bytes:
     """Change, add or remove a few bytes."""
     changed = bytearray(content)
     for _ in range(1 + int(chance.random() * 4)):
@@ -59,11 +59,11 @@ def damaged(content: bytes, chance: Random) -> bytes:
     )
 
 
-def altered(value: Any, chance: Random) -> Any:
+def alter(value: Any, chance: Random) -> Any:
     """Put other values into a few places of a JSON value."""
-    made = copy.deepcopy(value)
+    copied = copy.deepcopy(value)
     for _ in range(1 + int(chance.random() * 3)):
-        holder, place = _place(made, chance)
+        holder, place = _place(copied, chance)
         if holder is None:
             return copy.deepcopy(pick(chance, VALUES))
         match int(chance.random() * 6):
@@ -77,7 +77,7 @@ def altered(value: Any, chance: Random) -> Any:
                 holder[place] = [holder[place]]
             case _:
                 holder[place] = copy.deepcopy(pick(chance, VALUES))
-    return made
+    return copied
 
 
 def as_json(value: Any) -> bytes:

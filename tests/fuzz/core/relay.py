@@ -8,9 +8,9 @@ from random import Random
 from typing import Any
 
 from tests.fuzz.core.loop import Case
-from tests.fuzz.core.mutate import altered, damaged, pick
-from vllm_obtain.engines import client
-from vllm_obtain.engines.client import Exchange
+from tests.fuzz.core.mutate import alter, damage, pick
+from vllm_obtain.engines import connection
+from vllm_obtain.engines.connection import EngineConnection
 from vllm_obtain.errors import ServiceError
 
 _USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -59,10 +59,10 @@ class Relay:
         """An answer's bytes in the pieces in which they come."""
         whole = HEAD
         for _ in range(1 + int(chance.random() * 5)):
-            whole += _framed(_event(chance), chance)
-        whole += _framed(b"data: [DONE]\n\n", chance) + b"0\r\n\r\n"
+            whole += _frame(_event(chance), chance)
+        whole += _frame(b"data: [DONE]\n\n", chance) + b"0\r\n\r\n"
         if chance.random() < 0.5:
-            whole = damaged(whole, chance)
+            whole = damage(whole, chance)
         pieces, at = [], 0
         while at < len(whole):
             size = 1 + int(chance.random() ** 3 * 200)
@@ -74,26 +74,26 @@ class Relay:
         """Read it as it comes, and all at once."""
         cut, whole = _read([piece for piece in case if piece]), _read([b"".join(case)])
         # Bytes that are no HTTP are met when they are read, and what came before them then too.
-        if "EngineLost" not in whole[1] and cut != whole:
+        if "EngineConnectionLost" not in whole[1] and cut != whole:
             raise AssertionError(f"{cut} is not {whole}")
 
 
 def _read(pieces: list[bytes]) -> tuple[list[Any], str]:
-    before, client.alarm = client.alarm, Silent  # type: ignore[assignment]
+    before, connection.timer = connection.timer, Silent  # type: ignore[assignment]
     events: list[Any] = []
-    exchange = Exchange.__new__(Exchange)
+    exchange = EngineConnection.__new__(EngineConnection)
     try:
         exchange.__init__("", 0.0)  # type: ignore[misc]
         exchange._socket.close()
         exchange._socket = Wire(pieces)  # type: ignore[assignment]
-        with exchange._timed():
-            for some in exchange._read():
-                events += some
+        exchange._send = lambda *_: None  # type: ignore[method-assign]
+        for some in exchange.events("", {}):
+            events += some
         return events, ""
     except ServiceError as error:
         return events, f"{type(error).__name__} {error.status} {error.message}"
     finally:
-        client.alarm = before
+        connection.timer = before
         with contextlib.suppress(OSError):
             exchange.close()
 
@@ -101,14 +101,14 @@ def _read(pieces: list[bytes]) -> tuple[list[Any], str]:
 def _event(chance: Random) -> bytes:
     chunk = pick(chance, CHUNKS)
     if chance.random() < 0.4:
-        chunk = altered(chunk, chance)
+        chunk = alter(chunk, chance)
     text = json.dumps(chunk, ensure_ascii=chance.random() < 0.5).encode(errors="replace")
     end = b"\r\n\r\n" if chance.random() < 0.1 else b"\n\n"
     return (b": waiting" + end if chance.random() < 0.1 else b"") + b"data: " + text + end
 
 
-def _framed(data: bytes, chance: Random) -> bytes:
+def _frame(data: bytes, chance: Random) -> bytes:
     if chance.random() < 0.3 and len(data) > 1:
         at = 1 + int(chance.random() * (len(data) - 1))
-        return _framed(data[:at], chance) + _framed(data[at:], chance)
+        return _frame(data[:at], chance) + _frame(data[at:], chance)
     return b"%x\r\n%s\r\n" % (len(data), data)

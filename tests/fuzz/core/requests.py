@@ -9,18 +9,18 @@ from typing import Any
 import msgspec
 
 from tests.fuzz.core.loop import Case
-from tests.fuzz.core.mutate import altered, as_json, damaged, pick
-from vllm_obtain.api.anthropic.requests import parse_count, parse_messages
-from vllm_obtain.api.anthropic.translate import translate
-from vllm_obtain.api.ollama import translate as ollama
-from vllm_obtain.api.ollama.requests import ChatBody, GenerateBody
-from vllm_obtain.api.responses.asked import parse as parse_response
-from vllm_obtain.api.responses.items import ItemReference
-from vllm_obtain.api.responses.translate import own_words, to_chat
+from tests.fuzz.core.mutate import alter, as_json, damage, pick
 from vllm_obtain.errors import ServiceError
-from vllm_obtain.protocol.parse import decode, parse_chat, parse_completion
-from vllm_obtain.protocol.tokens import parse_detokenize, parse_tokenize
-from vllm_obtain.protocol.vectors import parse_embedding, parse_rerank
+from vllm_obtain.gateway.anthropic.request_types import parse_count, parse_messages
+from vllm_obtain.gateway.anthropic.translate import translate
+from vllm_obtain.gateway.ollama import translate as ollama
+from vllm_obtain.gateway.ollama.request_types import ChatBody, GenerateBody
+from vllm_obtain.gateway.responses.items import ItemReference
+from vllm_obtain.gateway.responses.parse import parse as parse_response
+from vllm_obtain.gateway.responses.translate import to_chat, to_responses_error
+from vllm_obtain.protocol.embeddings import parse_embedding, parse_rerank
+from vllm_obtain.protocol.parsing import decode, parse_chat, parse_completion
+from vllm_obtain.protocol.tokenize import parse_detokenize, parse_tokenize
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 FUNCTION = {"name": "f", "description": "d", "parameters": SCHEMA, "strict": True}
@@ -187,19 +187,19 @@ def _response(body: bytes) -> None:
         asked, items = parse_response(body)
         to_chat(asked, [item for item in items if not isinstance(item, ItemReference)])
     except ServiceError as error:
-        raise own_words(error) from None
+        raise to_responses_error(error) from None
 
 
 def _ollama(body: bytes) -> None:
-    asked = decode(body, _chat)
-    ollama.seconds(asked.keep_alive)
-    ollama.chat(asked)
+    request = decode(body, _chat)
+    ollama.seconds(request.keep_alive)
+    ollama.chat(request)
 
 
 def _ollama_text(body: bytes) -> None:
-    asked = decode(body, _generate)
-    ollama.seconds(asked.keep_alive)
-    ollama.generate(asked)
+    request = decode(body, _generate)
+    ollama.seconds(request.keep_alive)
+    ollama.generate(request)
 
 
 READERS: list[tuple[Callable[[bytes], object], list[Any]]] = [
@@ -207,8 +207,8 @@ READERS: list[tuple[Callable[[bytes], object], list[Any]]] = [
     (_lenient, CHATS),
     (parse_completion, TEXTS),
     (_response, RESPONSES),
-    (lambda body: translate(parse_messages(body), thinks=True), MESSAGES),
-    (lambda body: translate(parse_count(body), thinks=False), MESSAGES),
+    (lambda body: translate(parse_messages(body), takes_effort=True), MESSAGES),
+    (lambda body: translate(parse_count(body), takes_effort=False), MESSAGES),
     (_ollama, OLLAMA),
     (_ollama_text, GENERATE),
     (parse_embedding, OTHERS),
@@ -227,9 +227,9 @@ class Requests:
         """A reader's number, and a body."""
         at = int(chance.random() * len(READERS))
         among = READERS[at][1] if chance.random() < 0.95 else pick(chance, READERS)[1]
-        value = altered(pick(chance, among), chance)
+        value = alter(pick(chance, among), chance)
         body = as_json(value)
-        return [bytes([at]), damaged(body, chance) if chance.random() < 0.3 else body]
+        return [bytes([at]), damage(body, chance) if chance.random() < 0.3 else body]
 
     def run(self, case: Case) -> None:
         """Read it; a refusal has to be the client's fault."""

@@ -1,1 +1,0 @@
-"""Anthropic's Messages API, answered by the same generations as OpenAI's."""

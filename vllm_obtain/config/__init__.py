@@ -1,0 +1,1 @@
+"""Settings and per-model settings, read once at the start."""

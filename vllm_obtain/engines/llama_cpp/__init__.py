@@ -1,0 +1,1 @@
+"""The llama.cpp engine: its adapter and its server process."""

@@ -1,0 +1,1 @@
+"""The vLLM engine: its adapter and its server process."""

@@ -1,0 +1,1 @@
+"""Management routes: models, downloads, updates, keys, quarantine, status."""

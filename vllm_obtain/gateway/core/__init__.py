@@ -1,0 +1,1 @@
+"""What every part of the gateway shares: services, routes, cancellation, usage."""

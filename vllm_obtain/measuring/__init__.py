@@ -1,1 +1,0 @@
-"""`vllm-obtain bench`: how fast a running service answers. Nothing of the service is imported."""

@@ -1,0 +1,1 @@
+"""Installs vllm-obtain as a systemd or launchd service."""

@@ -1,0 +1,1 @@
+"""The HTTP server: gunicorn configuration, start, draining and in-place upgrade."""

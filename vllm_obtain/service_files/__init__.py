@@ -1,1 +1,0 @@
-"""What systemd and launchd have to know to run this service, and telling them."""

@@ -1,0 +1,1 @@
+"""Engine processes: start, readiness, stall watchdog, crash handling and stop."""

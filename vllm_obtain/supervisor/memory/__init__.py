@@ -1,0 +1,1 @@
+"""The memory budget: estimates before a load, and measurements after it."""

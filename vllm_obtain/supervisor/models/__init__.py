@@ -1,0 +1,1 @@
+"""The pool of models: loading, eviction, switching, updates and removal."""

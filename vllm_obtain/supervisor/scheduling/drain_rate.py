@@ -1,0 +1,39 @@
+"""The rate at which requests end, for Retry-After."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+WINDOW = 60.0
+# Seconds to report while fewer than two requests have ended.
+UNKNOWN = 5.0
+# Seconds. OpenAI's SDKs ignore a longer Retry-After.
+LONGEST = 120.0
+
+
+class DrainRate:
+    """The times at which the last requests ended.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ended: deque[float] = deque(maxlen=256)
+
+    def ended(self) -> None:
+        """Record the end of a request."""
+        self._ended.append(self._clock())
+
+    @property
+    def seconds_per_request(self) -> float:
+        """Mean seconds between two ends in the last minute, from 1 to LONGEST."""
+        now = self._clock()
+        recent = [moment for moment in self._ended if now - moment < WINDOW]
+        if len(recent) < 2:
+            return UNKNOWN
+        return min(LONGEST, math.ceil(max(1.0, (now - recent[0]) / len(recent))))
