@@ -177,6 +177,8 @@ def test_requests_that_go_wrong(watched_service: WatchedService) -> None:
     assert watched_service.ask("raises") == 400
     assert watched_service.ask("fails") in (400, 500)
     assert watched_service.ask(MARK) == 404
+    # It was evicted meanwhile; the load alone may take longer than the request may.
+    assert watched_service.send("/v1/models/load", {"model_name": MODEL}) == 200
     schema = {
         "type": "object",
         "properties": {MARK: {"enum": [MARK]}, "b": {"pattern": f"({MARK}"}},
