@@ -102,7 +102,8 @@ def handle(request: InferenceRequest, renderer_type: RendererType) -> Response:
         if not request.stream:
             response = reply(retry.call(partial(_complete, attempt, prepared, render)))
         else:
-            events = stack.enter_context(closing(retry.stream(attempt, prepared.read)))
+            parts = stack.enter_context(closing(retry.attempts(attempt, prepared.read)))
+            events = itertools.chain.from_iterable(parts)
             response = _stream(services, events, render, context, stack)
         if prepared.unenforced:
             # Afterwards, since the client does not wait for it.
