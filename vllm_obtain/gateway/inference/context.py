@@ -193,9 +193,9 @@ def new_context(services: Services, is_stream: bool) -> RequestContext:
     """
     now = time.monotonic()
     context = g.context = RequestContext(
+        policy=parameter_policy(),
         owner=auth.owner(),
         quota=auth.quota(services.settings),
-        policy=parameter_policy(),
         headers=g.trace.headers,
         deadline=now + services.settings.request_timeout,
         keep_alive=(services.settings.stream_pulse or None) if is_stream else None,

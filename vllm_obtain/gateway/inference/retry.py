@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
@@ -76,14 +77,13 @@ class RetryPolicy:
                 response = read(batches)
                 try:
                     for events in response:
-                        yield (events,)
                         if events:
-                            break
+                            yield itertools.chain((events,), response)
+                            return
+                        yield (events,)
+                    return
                 except (EngineConnectionLost, SupervisorLost) as error:
                     lost = error
-                else:
-                    yield response
-                    return
             self.wait(lost)
 
     def wait(self, error: Lost) -> None:
