@@ -124,4 +124,3 @@ def test_after_a_kill_of_everything_the_next_service_clears_up(tmp_path: Path) -
         eventually(lambda: not first.runtime.exists() and not lock.exists())
         second.signal(15)
         second.wait_until_gone(15)
-        assert not second.runtime.with_suffix(runtime_dir.START_LOCK).exists()
