@@ -94,6 +94,13 @@ class ResponseBody(Struct, kw_only=True):
     user: str | None
 
 
+class InputTokens(Struct):
+    """The response of input_tokens."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"
+
+
 class ItemList(Struct):
     """A page of items."""
 
