@@ -128,8 +128,10 @@ class ContextLengthExceeded(InvalidRequest):
         self.context = context
         count = prompt_tokens if exact else f"at least {prompt_tokens}"
         super().__init__(
-            f"The model's context length is {context} tokens, but the prompt has {count}. "
-            f"Shorten it by at least {prompt_tokens - context + 1} tokens."
+            # OpenAI's words: clients recognise the error by them, and read the numbers.
+            f"This model's maximum context length is {context} tokens. However, your messages "
+            f"resulted in {count} tokens. Shorten the prompt by at least "
+            f"{prompt_tokens - context + 1} tokens."
         )
 
 

@@ -141,6 +141,14 @@ def test_the_same_seed_draws_the_same_text(service: Service) -> None:
     assert len({ask(seed) for seed in range(1, 6)}) > 1
 
 
+def test_a_completion_has_16_tokens_unless_the_request_says_otherwise(service: Service) -> None:
+    body = {"prompt": "Once upon a time", "temperature": 0, "logit_bias": {"0": -100, "2": -100}}
+    for more, tokens in (({}, 16), ({"max_tokens": 17}, 17)):
+        answer = service.json("/v1/completions", {**body, **more})
+        assert answer["usage"]["completion_tokens"] == tokens
+        assert answer["choices"][0]["finish_reason"] == "length"
+
+
 def test_stop_ends_before_the_stop_string(service: Service) -> None:
     body = {"prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0, "max_tokens": 40, "stop": [" 9"]}
     (choice,) = service.json("/v1/completions", body)["choices"]

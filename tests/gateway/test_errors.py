@@ -102,11 +102,6 @@ CHAT = [
     (chat(tools=[tool({"not": {"const": 1}}, strict=True)]), "unsupported_schema", "tools"),
     (chat(tool_choice="required"), "invalid_value", "tool_choice"),
     (chat(tools=[TOOL], tool_choice=CHOSEN), "invalid_value", "tool_choice"),
-    (
-        chat(tools=[TOOL], tool_choice="required", response_format={"type": "json_object"}),
-        "invalid_value",
-        "response_format",
-    ),
     (chat(response_format={"type": "xml"}), "invalid_value", "response_format.type"),
     (
         chat(response_format=response_format({"uniqueItems": True})),

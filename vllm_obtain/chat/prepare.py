@@ -103,12 +103,9 @@ def prepare_chat(
     if constraint is not None:
         control = chat_format.tokens.control
         grammar.check_is_text(constraint.grammar, constraint.param, control)
-    if tools.callable and constraint is not None and tools.required:
-        raise InvalidRequest(
-            f"'{constraint.param}' cannot be combined with a 'tool_choice' that requires a call. "
-            "Remove one of them.",
-            param=constraint.param,
-        )
+    if tools.required:
+        # Libraries send both: the format is that of a completion without calls.
+        constraint = None
     tags = chat_format.marks
     begun = bool(tags and tags.begun(prompt))
     if tags and tags.is_over(prompt):

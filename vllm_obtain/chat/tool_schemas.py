@@ -135,7 +135,8 @@ class _Entry:
     def __init__(self, tool: Tool) -> None:
         self.name = tool.function.name
         self._level = None if tool.function.strict else Level.SUPPORTED
-        parameters = described_parameters(tool) or {}
+        # Without parameters, the arguments are {}.
+        parameters = described_parameters(tool) or {"properties": {}}
         kind = parameters.get("type", "object")
         if kind != "object" and not (isinstance(kind, list) and "object" in kind):
             raise InvalidRequest(

@@ -50,6 +50,8 @@ log = get_logger("vllm_obtain.generate")
 # Makes the renderer of a response from the model's name and the sampling parameters.
 RendererType = Callable[[str, SamplingParams], Renderer]
 
+# OpenAI's default of `max_tokens` at /v1/completions.
+_COMPLETION_TOKENS = 16
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -62,15 +64,20 @@ def chat() -> Response:
 def completions() -> Response:
     """POST /v1/completions."""
     request = parse_completion(read_body(), parameter_policy().unknown)
-    return handle(request, partial(TextRenderer, stream_options=request.stream_options))
+    render = partial(TextRenderer, stream_options=request.stream_options)
+    return handle(request, render, _COMPLETION_TOKENS)
 
 
-def handle(request: InferenceRequest, renderer_type: RendererType) -> Response:
+def handle(
+    request: InferenceRequest, renderer_type: RendererType, max_tokens: int | None = None
+) -> Response:
     """Handle an inference request.
 
     Args:
         request: the request, translated to OpenAI's terms.
         renderer_type: makes the renderer of the client's API.
+        max_tokens: the most tokens if neither the request nor the model sets them; None to fill
+            the context.
 
     Raises:
         ServiceError: the request is invalid or failed.
@@ -84,6 +91,8 @@ def handle(request: InferenceRequest, renderer_type: RendererType) -> Response:
     context_limit = prompt_limits.context_limit(services.settings, model, model_settings)
     prompt_limits.check_messages(request, context_limit)
     defaults = model_lookup.sampling_defaults(model, model_settings)
+    if max_tokens is not None:
+        defaults.setdefault("max_tokens", max_tokens)
     params = SamplingParams.resolve(used_parameters(request), defaults)
     context = new_context(services, bool(request.stream))
     with ExitStack() as stack:
