@@ -196,9 +196,10 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    def __init__(self, name: str, known: Sequence[str], closest: str | None = None) -> None:
+        meant = f"Did you mean '{closest}'? " if closest else ""
         models = f"Available models: {', '.join(known)}." if known else "MODELS_DIR has no models."
-        super().__init__(f"The model '{name}' does not exist. {models}", param="model")
+        super().__init__(f"The model '{name}' does not exist. {meant}{models}", param="model")
 
 
 class ResponseNotFound(NotFound):
