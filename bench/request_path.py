@@ -46,12 +46,14 @@ class CodePath:
         files: distinct files.
         moves: calls of a function in another file than that of the call before.
         calls: Python calls, generators that resume included.
+        reads: reads of the engine's output; each one after the first tokens takes 5 moves.
         frames: generators that resume for one token; 0 where no tokens are counted.
     """
 
     files: int
     moves: int
     calls: int
+    reads: int = 0
     frames: int = 0
 
 
@@ -74,7 +76,8 @@ class Recorder:
     def path(self, frames: int = 0) -> CodePath:
         """Sum up."""
         moves = sum(a != b for a, b in zip(self.files, self.files[1:], strict=False))
-        return CodePath(len(set(self.files)), moves, len(self.files), frames)
+        reads = self.functions.count("EngineConnection._read")
+        return CodePath(len(set(self.files)), moves, len(self.files), reads, frames)
 
     def calls(self) -> Iterator[str]:
         """Yield a line per call: the file, if it changes, and the function."""
@@ -213,9 +216,10 @@ def main() -> None:
         print(json.dumps({name: asdict(path) for name, path in measured.items()}))
         sys.stdout.flush()
         os._exit(0)  # the reporter's thread would start another supervisor
-    print(f"{'':12}{'files':>8}{'moves':>8}{'calls':>8}{'frames per token':>20}")
+    print(f"{'':12}{'files':>8}{'moves':>8}{'calls':>8}{'reads':>8}{'frames per token':>20}")
     for name, path in measured.items():
-        print(f"{name:12}{path.files:>8}{path.moves:>8}{path.calls:>8}{path.frames or '':>20}")
+        counts = f"{path.files:>8}{path.moves:>8}{path.calls:>8}{path.reads or '':>8}"
+        print(f"{name:12}{counts}{path.frames or '':>20}")
     sys.stdout.flush()
     os._exit(0)  # as above
 

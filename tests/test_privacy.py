@@ -69,7 +69,7 @@ class WatchedService(Service):
             "DEFAULT_MODEL": MODEL,
             "MAX_CONCURRENT_MODELS": "4",
             "MAX_BODY_MB": "1",
-            "REQUEST_TIMEOUT": "5",
+            "REQUEST_TIMEOUT": "15",
             "LOG_LEVEL": "DEBUG",
             "API_KEYS_FILE": str(secrets / "keys"),
             "KEYS_FILE": str(secrets / "keys.json"),
@@ -77,6 +77,7 @@ class WatchedService(Service):
             "PYTHONPATH": str(ROOT),
         }
         super().__init__(["-c", START], folder, env, cwd)
+        self.late = threading.Thread(target=self.ask, args=("hangs",))
 
     def send(self, path: str, body: Any, **headers: str) -> int:
         """Send a body as it is or as JSON; a broken answer is one too."""
@@ -109,6 +110,8 @@ def watched_service(
     tmp_path_factory: pytest.TempPathFactory, model_here: None
 ) -> Iterator[WatchedService]:
     with WatchedService(tmp_path_factory.mktemp("watched")) as service:
+        # It takes REQUEST_TIMEOUT, so it runs beside the tests.
+        service.late.start()
         yield service
 
 
@@ -164,8 +167,6 @@ def test_every_route(watched_service: WatchedService) -> None:
 
 
 def test_requests_that_go_wrong(watched_service: WatchedService) -> None:
-    late = threading.Thread(target=watched_service.ask, args=("hangs",))
-    late.start()
     assert watched_service.ask("fine", user=MARK, metadata={"a": MARK}) == 200
     assert watched_service.ask("fine", stream=True) == 200
     assert watched_service.ask("fine", MARK * 9000) == 400
@@ -202,7 +203,7 @@ def test_requests_that_go_wrong(watched_service: WatchedService) -> None:
         f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MARK}\r\n\r\n".encode()
     )
     watched_service.raw(f"GET / HTTP/1.1\r\nHost: {MARK}\r\nX-Api-Key: {KEY}\r\n\r\n".encode())
-    late.join()
+    watched_service.late.join()
     assert where_it_is(watched_service, MARK) == []
     assert where_it_is(watched_service, KEY) == []
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 
-def eventually(check: Callable[[], Any], timeout: float = 10.0, interval: float = 0.02) -> Any:
+def eventually(check: Callable[[], Any], timeout: float = 30.0, interval: float = 0.02) -> Any:
     """Call `check` until it returns something true, and return that.
 
     Raises:
@@ -23,7 +23,7 @@ def eventually(check: Callable[[], Any], timeout: float = 10.0, interval: float 
     return found
 
 
-async def wait_until(check: Callable[[], Any], timeout: float = 10.0) -> Any:
+async def wait_until(check: Callable[[], Any], timeout: float = 30.0) -> Any:
     """`eventually` for tests that run in an event loop."""
     end = time.monotonic() + timeout
     while not (found := check()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -93,7 +94,8 @@ class Attempts:
 
     def stream(self) -> Iterator[list[Event]]:
         policy = RetryPolicy(CancelToken(), "a")
-        return policy.stream(self.start, OutputParser(calls=FORMAT).parse)
+        parts = policy.attempts(self.start, OutputParser(calls=FORMAT).parse)
+        return itertools.chain.from_iterable(parts)
 
 
 def test_a_stream_without_output_so_far_is_retried() -> None:

@@ -47,22 +47,28 @@ def test_old_crashes_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "seconds"),
+    ("ends", "requests", "seconds"),
     [
-        ([], 5),
-        ([-1], 5),
-        ([-100, -90], 5),  # too long ago
-        ([-10, -5], 5),
-        ([-59, -1], 30),
-        ([-0.2, -0.1], 1),
-        ([-1.0] * 300, 1),
+        ([], 1, 5),
+        ([], 100, 5),
+        ([-1], 1, 5),
+        ([-100, -90], 1, 5),  # too long ago
+        ([-10, -5], 1, 5),
+        ([-10, -5], 3, 15),
+        ([-59, -1], 1, 30),
+        ([-59, -1], 100, 120),
+        ([-0.2, -0.1], 1, 1),
+        ([-1.0] * 300, 1, 1),
+        ([-1.0] * 256, 1000, 4),
     ],
 )
-def test_seconds_until_a_place_is_free(ends: list[float], seconds: float) -> None:
+def test_seconds_until_requests_have_ended(
+    ends: list[float], requests: int, seconds: float
+) -> None:
     clock = Clock()
     rate = DrainRate(clock)
     for end in ends:
         clock.now = 1000 + end
         rate.ended()
     clock.now = 1000
-    assert rate.seconds_per_request == seconds
+    assert rate.seconds(requests) == seconds

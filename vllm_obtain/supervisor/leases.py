@@ -105,13 +105,11 @@ class Leases:
         """Return a lease if the model is ready and has a free slot. This is the common case.
 
         Raises:
-            Overloaded: a concurrency limit is reached.
             InvalidRequest: the engine can never hold the request.
             RequestQuarantined: the request has crashed the engine before.
         """
-        self._limits.check(request.model)
         engine = self._pool.ready_engine(request.model)
-        if engine is None:
+        if engine is None or self._limits.is_reached(request.model):
             return None
         ticket = self._ticket(request)
         if not engine.queue_for_new_requests.try_acquire(ticket):
@@ -127,7 +125,7 @@ class Leases:
             ServiceError: the model does not exist, no engine supports it, the load failed, the
                 timeout passed, or a concurrency limit is reached.
         """
-        self._limits.check(request.model)
+        self._limits.check(request.model, _caller_id(request))
         self._limits.enter(request.model)
         started_at = time.monotonic()
         try:
@@ -150,14 +148,16 @@ class Leases:
             engine = self._pool.ensure_loading(request.model)
             admission = engine.queue_for_new_requests
             if not has_waited:
-                self._limits.check_queue(request.model, admission.queue)
+                self._limits.check_queue(request.model, admission.queue, _caller_id(request))
             has_waited = True
             ticket = self._ticket(request)
+            self._limits.queue(ticket, request.model)
             try:
                 await admission.acquire(ticket)
             except EngineGone:
                 continue
             finally:
+                self._limits.unqueue(ticket)
                 # Another engine, if the request has waited for the next process.
                 serving = self._engine_of(admission)
                 (serving or engine).note_activity()
@@ -194,7 +194,7 @@ class Leases:
             request.choices,
             fingerprint,
             functools.partial(self._quarantine.check, fingerprint) if fingerprint else None,
-            request.caller.id if request.caller is not None else "",
+            _caller_id(request),
             request.prefix_hashes,
         )
 
@@ -208,3 +208,7 @@ class Leases:
             self._metrics.count_release(engine.model.name, engine.adapter.name, release, waited)
 
         return on_release
+
+
+def _caller_id(request: AcquireLease) -> str:
+    return request.caller.id if request.caller is not None else ""

@@ -38,10 +38,8 @@ class Trace:
         # Trace context headers for the engine, which may export spans too.
         self.headers = remote.headers if remote else {}
 
-    @property
-    def is_recording(self) -> bool:
-        """Whether the span is exported."""
-        return False
+    # Whether the span is exported.
+    is_recording = False
 
     def end(self, name: str, attributes: Attributes, problem: str | None) -> None:
         """End the span of the request.
@@ -68,16 +66,13 @@ class _Span(Trace):
     def __init__(self, span: Any) -> None:
         super().__init__()
         self._span = span
+        self.is_recording = bool(span.is_recording())
         span_context = span.get_span_context()
         self.id = f"{span_context.trace_id:032x}"
         state = span_context.trace_state.to_header()
         self.headers = context.headers(
             self.id, f"{span_context.span_id:016x}", f"{span_context.trace_flags:02x}", state
         )
-
-    @property
-    def is_recording(self) -> bool:
-        return bool(self._span.is_recording())
 
     def end(self, name: str, attributes: Attributes, problem: str | None) -> None:
         from opentelemetry.trace import StatusCode

@@ -176,7 +176,7 @@ def test_versions_take_over_from_each_other_and_nobody_notices(tmp_path: Path) -
             # Of the first version there is the process that was started, as a shell.
             eventually(lambda: [p.pid for p in first if runs(p)] == [service.pid], 15)
             name = pid_holder.__name__.split(".")[-1]
-            eventually(lambda: name in psutil.Process(service.pid).cmdline()[-3])
+            eventually(lambda: name in str(psutil.Process(service.pid).cmdline()[-3:]))
 
             # The same once more: the supervisor and its engine stay, only the gateway is new. It is
             # stopped before the one before it has ended.

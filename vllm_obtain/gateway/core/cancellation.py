@@ -72,13 +72,13 @@ class InFlightRequests:
 
     def __init__(self) -> None:
         self._requests: set[CancelToken] = set()
+        self._watch_type = _EventWatch if is_cooperative() else _ThreadWatch
 
     @contextlib.contextmanager
     def track(self, environ: Mapping[str, Any], cancel: CancelToken) -> Iterator[None]:
         """Track a request, and fire `cancel` when its client closes its connection."""
         client = next((environ[key] for key in _SOCKET_KEYS if key in environ), None)
-        watch_type = _EventWatch if is_cooperative() else _ThreadWatch
-        watch = watch_type(client, cancel) if client is not None else None
+        watch = self._watch_type(client, cancel) if client is not None else None
         self._requests.add(cancel)
         try:
             yield

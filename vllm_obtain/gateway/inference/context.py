@@ -127,10 +127,9 @@ class RequestContext:
 
     @property
     def cache_status(self) -> str:
-        """The value of `X-Cache`; empty for a response that is never cached."""
-        if self.shared is None:
-            return ""
-        return "hit" if not self.leads or self.shared.is_cached else "miss"
+        """The value of `X-Cache` for a response that identical requests share."""
+        is_hit = not self.leads or (self.shared is not None and self.shared.is_cached)
+        return "hit" if is_hit else "miss"
 
     @property
     def unenforced_header(self) -> str:
@@ -194,9 +193,9 @@ def new_context(services: Services, is_stream: bool) -> RequestContext:
     """
     now = time.monotonic()
     context = g.context = RequestContext(
+        policy=parameter_policy(),
         owner=auth.owner(),
         quota=auth.quota(services.settings),
-        policy=parameter_policy(),
         headers=g.trace.headers,
         deadline=now + services.settings.request_timeout,
         keep_alive=(services.settings.stream_pulse or None) if is_stream else None,

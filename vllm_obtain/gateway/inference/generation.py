@@ -153,23 +153,20 @@ class Generation:
         context, stats = self._context, self.stats
         supervisor, cancel = self._services.supervisor, context.cancel
         try:
-            with (
-                contextlib.closing(self._prebuilder),
-                open_lease(supervisor, cancel, stats, context.deadline) as lease,
-            ):
-                self._request_lease(lease)
-                while (granted := lease.poll(context.keep_alive)) is None:
-                    self._last_yield = time.monotonic()
-                    yield []
-                if isinstance(granted, CacheHit):
-                    assert self._cache is not None  # noqa: S101 - only `CacheLookup` gets a hit
-                    yield from self._cache.decode(granted.answer)
-                    return
-                self._begin(granted)
-                built = self._build(granted)
+            with open_lease(supervisor, cancel, stats, context.deadline) as lease:
+                with contextlib.closing(self._prebuilder):
+                    self._request_lease(lease)
+                    while (granted := lease.poll(context.keep_alive)) is None:
+                        self._last_yield = time.monotonic()
+                        yield []
+                    if isinstance(granted, CacheHit):
+                        assert self._cache is not None  # noqa: S101 - only `CacheLookup` gets a hit
+                        yield from self._cache.decode(granted.answer)
+                        return
+                    built = self._accept(granted)
                 connection = built.connection
                 stops = self._stop_filter(built.adapter)
-                with contextlib.closing(connection), cancel.attach(connection):
+                with cancel.attach(connection), contextlib.closing(connection):
                     for events in connection.events(built.url, built.body):
                         waiting = not stats.started
                         output = self._filter(lease, stops.filter(events) if stops else events)
@@ -186,8 +183,8 @@ class Generation:
                             break
                     if not stats.finished:
                         yield self._missing_usage()
-                lease.release(stats.finish_reason or "error")
                 if self._cache is not None:
+                    lease.release(stats.finish_reason or "error")
                     lease.store(None if stats.truncated else self._cache.encode())
         except EngineConnectionLost as error:
             error.process = stats.process
@@ -220,14 +217,13 @@ class Generation:
         last = self._services.supervisor.granted.get(self._model.name)
         self._prebuilder.prebuild(last, self._engine_request, self._reserved)
 
-    def _begin(self, granted: LeaseGranted) -> None:
-        self.stats.serve(granted.engine, granted.loaded_at)
+    def _accept(self, granted: LeaseGranted) -> PrebuiltRequest:
+        """Take the reservation, and build the request for the engine of the lease."""
         self._services.supervisor.granted[self._model.name] = granted
         self._tokens_left = granted.tokens
         if granted.headers:
             self._context.quota.headers = granted.headers
-
-    def _build(self, granted: LeaseGranted) -> PrebuiltRequest:
+        self.stats.serve(granted.engine, granted.loaded_at)
         built = self._prebuilder.take(granted)
         if built is None:
             adapter = self._services.adapter(granted.engine)

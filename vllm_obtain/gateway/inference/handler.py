@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,6 @@ from vllm_obtain.logs.setup import get_logger
 from vllm_obtain.models import Model
 from vllm_obtain.models.chat_tokens import chat_tokens
 from vllm_obtain.protocol.engine_request import ImageInput
-from vllm_obtain.protocol.events import Event
 from vllm_obtain.protocol.messages import images_in
 from vllm_obtain.protocol.parsing import parse_chat, parse_completion
 from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest, used_parameters
@@ -83,8 +82,8 @@ def handle(
         ServiceError: the request is invalid or failed.
         ClientDisconnected: the client closed its connection.
     """
-    services = current_services()
     _check_options(request)
+    services = current_services()
     model = model_lookup.chat_model(services, request.model)
     g.model = model.name
     model_settings = services.model_settings.of(model.name)
@@ -107,12 +106,11 @@ def handle(
         identify(context, services, prepared.request, model)
         attempt = partial(start, services, model, prepared.request, context)
         render = partial(renderer_type, request.model or model.name, params)
-        retry = RetryPolicy(context.cancel, model.name)
-        if not request.stream:
-            response = reply(retry.call(partial(_complete, attempt, prepared, render)))
+        if request.stream:
+            response = _stream(services, attempt, prepared, render, context, stack)
         else:
-            events = stack.enter_context(closing(retry.stream(attempt, prepared.read)))
-            response = _stream(services, events, render, context, stack)
+            retry = RetryPolicy(context.cancel, model.name)
+            response = reply(retry.call(partial(_complete, attempt, prepared, render)))
         if prepared.unenforced:
             # Afterwards, since the client does not wait for it.
             response.call_on_close(partial(_check_arguments, prepared, context))
@@ -165,12 +163,16 @@ def _complete(
 
 def _stream(
     services: Services,
-    events: Iterator[list[Event]],
+    attempt: Attempt,
+    prepared: PreparedRequest,
     render: Callable[[], Renderer],
     context: RequestContext,
     stack: ExitStack,
 ) -> Response:
     """Stream a response; `stack` is closed with it."""
+    retry = RetryPolicy(context.cancel, g.model)
+    parts = stack.enter_context(closing(retry.attempts(attempt, prepared.read)))
+    events = itertools.chain.from_iterable(parts)
     # Whatever refuses the request does so before the engine begins. The engine's first sign leaves
     # time to send the head of the stream, which would otherwise delay the first token.
     first = next(events, [])

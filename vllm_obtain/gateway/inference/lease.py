@@ -155,13 +155,15 @@ def open_lease(
         except (ClientDisconnected, GeneratorExit):
             outcome = "cancelled"
             raise
-        except EngineConnectionLost:
-            lost = True
+        except (EngineConnectionLost, SupervisorLost) as error:
+            if cancel.is_cancelled:
+                # The gateway closed the connection: that says nothing about the engine.
+                raise cancel.cause from None
+            lost = isinstance(error, EngineConnectionLost)
             raise
         finally:
             if cancel.is_cancelled:
-                # The gateway closed the engine's connection: that says nothing about the engine.
-                outcome, lost = "cancelled", False
+                outcome = "cancelled"
             lease.release(outcome, lost)
 
 

@@ -101,13 +101,12 @@ class RequestPrebuilder:
             granted: the lease.
             engine_request: the prompt and its parameters, checked by the adapter.
         """
+        url = adapter.path(engine_request)
         body = adapter.body(engine_request, engine_request.params.max_tokens)
         connection = EngineConnection(
             granted.socket, self._deadline, self._keep_alive, self._headers
         )
-        return PrebuiltRequest(
-            adapter, granted.socket, connection, adapter.path(engine_request), body
-        )
+        return PrebuiltRequest(adapter, granted.socket, connection, url, body)
 
     def close(self) -> None:
         """Drop an unused prebuilt request."""

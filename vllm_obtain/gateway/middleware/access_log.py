@@ -73,7 +73,7 @@ def end(services: Services, response: Response) -> None:
     headers["openai-processing-ms"] = str(int((time.monotonic() - record.start_time) * 1000))
     if "quota" in record and record.quota.headers:
         headers.update(record.quota.headers)
-    left = is_left(environ)
+    left = not record.body_read if "body_read" in record else is_left(environ)
     if left or "refused" in record:
         headers["Connection"] = "close"
         end_connection(environ)
@@ -82,7 +82,7 @@ def end(services: Services, response: Response) -> None:
     context = record.get("context")
     if context is not None and context.unenforced:
         headers["X-Unenforced-Schema"] = context.unenforced_header
-    cache = context.cache_status if context is not None else ""
+    cache = context.cache_status if context is not None and context.shared is not None else ""
     if cache:
         headers["X-Cache"] = cache
     line, client = _line(record, response.status_code, cache), environ.get("gunicorn.socket")

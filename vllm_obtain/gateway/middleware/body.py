@@ -145,13 +145,10 @@ class _BodyTimer:
 
 
 def is_left(environ: dict[str, Any]) -> bool:
-    """Whether an unread body, or the rest of one, is too large for gunicorn to discard.
+    """Whether a body that was not read is too large for gunicorn to discard.
 
     gunicorn discards bodies in steps so small that they delay all requests of the worker.
     """
-    read = g.get("body_read")
-    if read is not None:
-        return not read
     if "HTTP_TRANSFER_ENCODING" in environ:
         return True
     length: str = environ.get("CONTENT_LENGTH") or "0"

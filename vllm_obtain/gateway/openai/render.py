@@ -230,7 +230,7 @@ class ChatRenderer(OpenAIRenderer):
 
     def opening(self) -> bytes:
         """Encode a chunk with only the role, for each choice."""
-        return b"".join(event(self.chunk(None, index)) for index in range(self.choices))
+        return b"".join([event(self.chunk(None, index)) for index in range(self.choices)])
 
     def response(self, choices: list[CompletedChoice], usage: Usage) -> Struct:
         """Render a response that is not streamed."""

@@ -69,6 +69,11 @@ class Ticket:
         """Reserved tokens of the pool."""
         return self.prompt_tokens + self.granted
 
+    def reject(self, error: Exception) -> None:
+        """End the wait for admission with an error."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
 
 class AdmissionQueue:
     """The running and queued requests of one engine process.
@@ -231,8 +236,7 @@ class AdmissionQueue:
         """
         self._closed = reason or EngineGone()
         for ticket in self._waiting.clear():
-            if ticket.future is not None and not ticket.future.done():
-                ticket.future.set_exception(self._closed)
+            ticket.reject(self._closed)
 
     def _admit(self, ticket: Ticket) -> bool:
         limits = self._limits

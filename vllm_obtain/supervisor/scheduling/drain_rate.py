@@ -29,11 +29,14 @@ class DrainRate:
         """Record the end of a request."""
         self._ended.append(self._clock())
 
-    @property
-    def seconds_per_request(self) -> float:
-        """Mean seconds between two ends in the last minute, from 1 to LONGEST."""
+    def seconds(self, requests: int) -> float:
+        """Estimate the whole seconds, from 1 to LONGEST, in which a number of requests end.
+
+        Requests end at the rate of the last minute.
+        """
         now = self._clock()
         recent = [moment for moment in self._ended if now - moment < WINDOW]
         if len(recent) < 2:
             return UNKNOWN
-        return min(LONGEST, math.ceil(max(1.0, (now - recent[0]) / len(recent))))
+        seconds = requests * (now - recent[0]) / len(recent)
+        return min(LONGEST, math.ceil(max(1.0, seconds)))
