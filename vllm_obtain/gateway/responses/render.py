@@ -129,6 +129,8 @@ def _new_response(
         metadata=body.metadata or {},
         output=[],
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
         reasoning={
