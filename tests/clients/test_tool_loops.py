@@ -38,14 +38,16 @@ def test_the_tool_runner_of_anthropics_sdk(fakes: Fakes) -> None:
 
 
 def test_a_thread_is_refused_as_clients_expect(fakes: Fakes) -> None:
-    with anthropic.Anthropic(base_url=fakes.url, api_key="none", max_retries=0) as client:
-        with pytest.raises(anthropic.BadRequestError) as raised:
-            client.messages.create(
-                model="fine",
-                max_tokens=5,
-                messages=[{"role": "user", "content": "x"}],
-                extra_body={"thread": {"type": "new"}},
-            )
+    with (
+        anthropic.Anthropic(base_url=fakes.url, api_key="none", max_retries=0) as client,
+        pytest.raises(anthropic.BadRequestError) as raised,
+    ):
+        client.messages.create(
+            model="fine",
+            max_tokens=5,
+            messages=[{"role": "user", "content": "x"}],
+            extra_body={"thread": {"type": "new"}},
+        )
     body = raised.value.body
     assert isinstance(body, dict)
     assert body["error"]["details"] == {"error_code": "thread_unsupported_request"}
