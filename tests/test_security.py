@@ -69,6 +69,7 @@ TESTS = {
     "One key fills the queue and starves the others": [
         "tests/supervisor/test_fair_queue.py::test_one_request_does_not_wait_for_a_hundred_of_another",
         "tests/supervisor/test_fair_queue.py::test_keys_share_an_engine",
+        "tests/access/test_flood.py::test_a_flood_of_one_key_leaves_places_for_another",
     ],
     "Cached responses bypass the rate limits": [
         "tests/access/test_rate_limiter.py::test_answers_from_the_cache_count_too",
@@ -115,6 +116,9 @@ TESTS = {
     "A body that arrives slowly holds a connection": [
         "tests/gateway/test_input.py::test_a_body_that_stops_coming_is_given_up",
         "tests/gateway/test_input.py::test_a_body_that_comes_steadily_may_take_longer",
+    ],
+    "Clients send most of large bodies and stop": [
+        "tests/gateway/test_body_memory.py::test_half_sent_bodies_of_one_key_leave_memory_for_another",
     ],
     "A client requests a large response and does not read it": [
         "tests/gateway/test_slow_readers.py::test_one_that_reads_nothing_is_given_up",

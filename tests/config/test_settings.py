@@ -80,6 +80,7 @@ EXAMPLE = ROOT / ".env.example"
         ("MAX_CONCURRENT_REQUESTS", "0", "between 1 and "),
         ("MAX_BODY_MB", "1025", "between 1 and 1024"),
         ("HEADER_TIMEOUT", "0", "between 1 and "),
+        ("BODY_MEMORY_MB", "1", "between 2 and "),
         ("BODY_TIMEOUT", "0", "greater than 0"),
         ("SEND_TIMEOUT", "0", "greater than 0"),
         ("MAX_QUEUED_REQUESTS", "-1", "between 0 and "),

@@ -116,6 +116,7 @@ class Settings(BaseModel):
     max_queued_requests: int = Field(0, ge=0, le=100_000)
     max_body_mb: int = Field(64, ge=1, le=1024)
     header_timeout: int = Field(5, ge=1, le=3600)
+    body_memory_mb: int = Field(512, ge=2, le=1_048_576)
     body_timeout: float = Field(30, gt=0, le=3600)
     send_timeout: float = Field(60, gt=0, le=3600)
     image_urls: bool = True

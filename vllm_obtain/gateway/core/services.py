@@ -17,6 +17,7 @@ from vllm_obtain.config.settings import Settings
 from vllm_obtain.control.client import SupervisorClient
 from vllm_obtain.engines import registry
 from vllm_obtain.engines.adapter import Adapter
+from vllm_obtain.gateway.core.body_memory import BodyMemory
 from vllm_obtain.gateway.core.cancellation import InFlightRequests
 from vllm_obtain.gateway.core.coalescing import Coalescer
 from vllm_obtain.gateway.core.connections import Connections
@@ -54,6 +55,9 @@ class Services:
     def __post_init__(self) -> None:
         # Settings of single models; `.of(model.name)` returns those of one.
         self.model_settings: ModelTable = self.settings.models
+        self.body_memory = BodyMemory(
+            max(self.settings.body_memory_mb, 2 * self.settings.max_body_mb) << 20
+        )
 
     def adapter(self, name: str) -> Adapter:
         """Return the adapter of an engine, created at first use."""

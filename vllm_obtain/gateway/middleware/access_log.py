@@ -113,6 +113,8 @@ def _close(
     """Log and count a request once its response, or its stream, has ended."""
     if client is not None:
         services.connections.resting(client)
+    if "body_held" in record:
+        services.body_memory.release(*record.body_held)
     _record(services, record, line, time.monotonic() - record.start_time)
     if unread and client is not None:
         linger(client)
