@@ -147,7 +147,7 @@ TEXT = [
     ({"prompt": ["a", "b"]}, "invalid_value", "prompt"),
     ({"prompt": [1, "b"]}, "invalid_value", "prompt"),
     ({"prompt": [-1]}, "invalid_value", "prompt[0]"),
-    ({"prompt": "x", "echo": True}, "unsupported_parameter", "echo"),
+    ({"prompt": "x", "echo": True, "logprobs": 1}, "unsupported_parameter", "echo"),
     ({"prompt": "x", "suffix": "y"}, "unsupported_parameter", "suffix"),
     ({"prompt": "x", "best_of": 2}, "unsupported_parameter", "best_of"),
     ({"prompt": "x", "logprobs": 6}, "invalid_value", "logprobs"),

@@ -34,6 +34,7 @@ from vllm_obtain.gateway.inference.generation import start
 from vllm_obtain.gateway.inference.image_inputs import load_images
 from vllm_obtain.gateway.inference.retry import Attempt, RetryPolicy
 from vllm_obtain.gateway.middleware.body import read_body
+from vllm_obtain.gateway.openai import tokenize
 from vllm_obtain.gateway.openai.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.logs.setup import get_logger
 from vllm_obtain.models import Model
@@ -41,7 +42,12 @@ from vllm_obtain.models.chat_tokens import chat_tokens
 from vllm_obtain.protocol.engine_request import ImageInput
 from vllm_obtain.protocol.messages import images_in
 from vllm_obtain.protocol.parsing import parse_chat, parse_completion
-from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest, used_parameters
+from vllm_obtain.protocol.requests import (
+    ChatRequest,
+    CompletionRequest,
+    InferenceRequest,
+    used_parameters,
+)
 from vllm_obtain.protocol.sampling_params import SamplingParams
 
 log = get_logger("vllm_obtain.generate")
@@ -63,8 +69,22 @@ def chat() -> Response:
 def completions() -> Response:
     """POST /v1/completions."""
     request = parse_completion(read_body(), parameter_policy().unknown)
-    render = partial(TextRenderer, stream_options=request.stream_options)
+    echo = _echoed_prompt(request) if request.echo else ""
+    render = partial(TextRenderer, stream_options=request.stream_options, echo=echo)
     return handle(request, render, _COMPLETION_TOKENS)
+
+
+def _echoed_prompt(request: CompletionRequest) -> str:
+    if request.logprobs is not None:
+        raise UnsupportedParameter(
+            "echo", "With 'logprobs' it needs those of the prompt, which are not computed."
+        )
+    if isinstance(request.prompt, str):
+        return request.prompt
+    services = current_services()
+    model = model_lookup.chat_model(services, request.model)
+    tokens = [token for token in request.prompt if isinstance(token, int)]
+    return tokenize.text_of(services, model, tokens)
 
 
 def handle(
