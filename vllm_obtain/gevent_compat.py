@@ -17,6 +17,9 @@ _ALERT, _DATA = 21, 23
 _ALERT_LENGTH = 19
 _RECORD = 5 + _ALERT_LENGTH
 
+# Host names that are resolved at the same time under gevent.
+_MAX_LOOKUPS = 32
+
 # libev priorities range from -2 to 2.
 _HIGH_PRIORITY, _NORMAL_PRIORITY = 2, 0
 
@@ -38,6 +41,30 @@ def run_in_threadpool(work: Callable[[], T]) -> T:
 
     result: T = get_hub().threadpool.apply(work)
     return result
+
+
+def look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    """Resolve a host name for a stream socket; returns what `socket.getaddrinfo` does.
+
+    Under gevent, threads of their own resolve names: a slow name server would take up the threads
+    of gevent's pool, which other work needs.
+
+    Raises:
+        OSError: the name cannot be resolved.
+    """
+    if not is_cooperative():
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    found: list[tuple[Any, ...]] = _lookup_pool().apply(
+        _socket.getaddrinfo, (host, port, 0, socket.SOCK_STREAM)
+    )
+    return found
+
+
+@functools.cache
+def _lookup_pool() -> Any:
+    from gevent.threadpool import ThreadPool
+
+    return ThreadPool(_MAX_LOOKUPS)
 
 
 def yield_to_others() -> None:

@@ -18,7 +18,12 @@ from tests.service import Service
 from tests.waiting import eventually
 from vllm_obtain.control import heartbeat as module
 from vllm_obtain.control.client import SupervisorClient
-from vllm_obtain.control.heartbeat import LoopWatchdog, SupervisorHeartbeat, report_stacks
+from vllm_obtain.control.heartbeat import (
+    LoopWatchdog,
+    SupervisorHeartbeat,
+    WorkerHeartbeats,
+    report_stacks,
+)
 from vllm_obtain.control.owners import start_time
 
 HEAD = """
@@ -135,6 +140,57 @@ def test_a_gap_in_this_process_is_no_silence(process: subprocess.Popen[bytes]) -
     process.wait()
     watch.check()
     assert watch.silence == 0, "it has ended"
+
+
+def test_a_worker_is_ended_when_it_is_silent_too_long(process: subprocess.Popen[bytes]) -> None:
+    clock = _Clock()
+    workers = WorkerHeartbeats(5.0, clock)
+    workers.note(process.pid)
+    clock.now += 3600  # the supervisor itself was stopped
+    for _ in range(5):
+        clock.now += 1
+        workers.check()
+    workers.note(process.pid)
+    for _ in range(8):
+        clock.now += 1
+        workers.check()
+    assert process.poll() is None
+    clock.now += 1
+    workers.check()
+    assert process.wait(5) == -signal.SIGKILL
+
+
+def test_a_pid_that_is_reused_is_not_ended(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock()
+    workers = WorkerHeartbeats(1.0, clock)
+    workers.note(process.pid)
+    monkeypatch.setattr(module, "start_time", lambda _: 1.0)
+    for _ in range(20):
+        clock.now += 1
+        workers.check()
+    assert process.poll() is None
+
+
+def test_a_worker_that_is_stopped_is_replaced(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    write_model(models, "fine")
+    env = {
+        **ENVIRONMENT,
+        "MODELS_DIR": str(models),
+        "DEFAULT_MODEL": "fine",
+        "HEARTBEAT_SECONDS": "2",
+    }
+    with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
+        first = service.status()["gateway"]["pid"]
+        os.kill(first, signal.SIGSTOP)
+        eventually(lambda: start_time(first) is None)
+        eventually(lambda: service.status()["gateway"]["pid"] != first)
+        assert service.chat()["usage"]["completion_tokens"] > 0
+        (line,) = [e for e in service.logged("errors.log") if e["event"] == "worker replaced"]
+        assert line["silent_pid"] == first
 
 
 def test_a_supervisor_that_is_stopped_is_replaced(tmp_path: Path) -> None:

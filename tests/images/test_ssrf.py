@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from vllm_obtain.images.ssrf import is_public
@@ -25,3 +28,29 @@ def test_public(address: str) -> None:
 )
 def test_private(address: str) -> None:
     assert not is_public(address)
+
+
+SLOW_LOOKUPS = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import _socket, time, gevent
+from vllm_obtain import gevent_compat
+from vllm_obtain.images.ssrf import resolve
+
+sleep = gevent.monkey.get_original("time", "sleep")
+slow = _socket.getaddrinfo
+def getaddrinfo(host, *more):
+    sleep(2)
+    return slow(host, *more)
+_socket.getaddrinfo = getaddrinfo
+
+lookups = [gevent.spawn(resolve, "127.0.0.1", 80) for _ in range(14)]
+gevent.sleep(0.1)
+with gevent.Timeout(1):
+    assert gevent_compat.run_in_threadpool(lambda: 1) == 1
+assert [lookup.get(timeout=20) for lookup in lookups] == [["127.0.0.1"]] * 14
+"""
+
+
+def test_slow_lookups_do_not_delay_other_threads() -> None:
+    subprocess.run([sys.executable, "-c", SLOW_LOOKUPS], check=True, timeout=60)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from vllm_obtain.config.settings import SECRETS, Settings
 from vllm_obtain.control import messages, runtime_dir
 from vllm_obtain.control.framing import FrameDecoder, frame
@@ -229,7 +231,7 @@ class SupervisorClient:
                     raise SupervisorLost("The supervisor did not start. See app.log.")
 
     def ping(self, timeout: float) -> int | None:
-        """Ask the running supervisor for a sign of life.
+        """Ask the running supervisor for a sign of life, and give one of this worker.
 
         Args:
             timeout: seconds to wait for the reply.
@@ -239,9 +241,8 @@ class SupervisorClient:
         """
         try:
             with ControlConnection(self._folder / runtime_dir.CONTROL) as connection:
-                return connection.request(
-                    self._registration(), messages.OwnerRegistered, timeout
-                ).pid
+                beat = replace(self._registration(), worker_pid=os.getpid())
+                return connection.request(beat, messages.OwnerRegistered, timeout).pid
         except (OSError, ServiceError):
             return None
 

@@ -3,7 +3,8 @@
 Two watches complement each other. `LoopWatchdog` ends its own process: a thread of `faulthandler`,
 which needs no interpreter lock, writes the stacks of all threads and ends the process if the loop
 has not set it back in time. A process that is stopped (SIGSTOP) runs no threads, so workers also
-ask the supervisor for a sign of life (`SupervisorHeartbeat`).
+ask the supervisor for a sign of life (`SupervisorHeartbeat`), and the supervisor ends workers that
+no longer ask (`WorkerHeartbeats`).
 
 Times are monotonic, which do not count while a laptop sleeps.
 """
@@ -29,6 +30,9 @@ log = get_logger("vllm_obtain.heartbeat")
 
 # Seconds between two heartbeats.
 INTERVAL = 1.0
+# Seconds after HEARTBEAT_SECONDS in which a blocked worker can end by its own watchdog, which
+# writes its stacks.
+_WATCHDOG_SECONDS = 3.0
 
 
 class LoopWatchdog:
@@ -132,3 +136,42 @@ class SupervisorHeartbeat:
             os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ServiceError):
             self._client.ensure_running()
+
+
+class WorkerHeartbeats:
+    """Ends workers that are stopped; gunicorn replaces them.
+
+    Args:
+        limit: HEARTBEAT_SECONDS; 0 disables it.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._last_check = clock()
+        # Start time of each worker, since pids are reused, and the seconds since its heartbeat.
+        self._workers: dict[int, tuple[float | None, float]] = {}
+
+    def note(self, pid: int) -> None:
+        """Record a heartbeat of a worker."""
+        known = self._workers.get(pid)
+        self._workers[pid] = (known[0] if known else start_time(pid), 0.0)
+
+    def check(self) -> None:
+        """End the workers that are silent for too long. To be called every INTERVAL seconds."""
+        now = self._clock()
+        # At most two intervals: this process may have been stopped itself.
+        passed = min(now - self._last_check, 2 * INTERVAL)
+        self._last_check = now
+        for pid, (started, silence) in list(self._workers.items()):
+            self._workers[pid] = (started, silence + passed)
+            if silence < 2 * INTERVAL:
+                continue
+            if started is None or start_time(pid) != started:
+                del self._workers[pid]  # it has ended
+            elif self._limit and silence >= self._limit + _WATCHDOG_SECONDS:
+                del self._workers[pid]
+                log.error("worker replaced", silent_pid=pid, seconds=round(silence, 1))
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)

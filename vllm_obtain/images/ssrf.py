@@ -9,8 +9,9 @@ address that was checked, so a second DNS answer cannot bypass the check.
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterator
+
+from vllm_obtain.gevent_compat import look_up
 
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -29,7 +30,7 @@ def resolve(host: str, port: int) -> list[str]:
     Raises:
         OSError: the name cannot be resolved.
     """
-    records = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    records = look_up(host, port)
     return list(dict.fromkeys(str(address[0]) for *_, address in records))
 
 

@@ -17,7 +17,12 @@ from pathlib import Path
 from vllm_obtain import core_dumps
 from vllm_obtain.config.settings import Settings
 from vllm_obtain.control import runtime_dir, stale_instances
-from vllm_obtain.control.heartbeat import INTERVAL, LoopWatchdog, report_stacks
+from vllm_obtain.control.heartbeat import (
+    INTERVAL,
+    LoopWatchdog,
+    WorkerHeartbeats,
+    report_stacks,
+)
 from vllm_obtain.download.install import delete_trash, recover
 from vllm_obtain.engines.selection import default_model
 from vllm_obtain.errors import ServiceError
@@ -91,7 +96,7 @@ async def _serve(
     server = await loop.create_unix_server(lambda: ControlSession(state), sock=listener)
     sampling = asyncio.create_task(_sample(state.sampler, folder))
     watchdog = LoopWatchdog(folder, settings.heartbeat_seconds)
-    beating = asyncio.create_task(_beat(watchdog))
+    beating = asyncio.create_task(_beat(watchdog, state.worker_heartbeats))
     starting = asyncio.create_task(_start_models(state, models, settings))
     try:
         _log.info("supervisor started", folder=str(folder))
@@ -181,10 +186,11 @@ async def _wait_until_replaced(folder: Path, control: tuple[int, int] | None) ->
     _log.warning("control socket lost", folder=str(folder))
 
 
-async def _beat(watchdog: LoopWatchdog) -> None:
+async def _beat(watchdog: LoopWatchdog, workers: WorkerHeartbeats) -> None:
     """Set back the watchdog of the event loop, also while everything is closed."""
     while True:
         watchdog.beat()
+        workers.check()
         await asyncio.sleep(INTERVAL)
 
 

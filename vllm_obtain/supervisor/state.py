@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vllm_obtain.config.settings import Settings
 from vllm_obtain.control import messages
+from vllm_obtain.control.heartbeat import WorkerHeartbeats
 from vllm_obtain.control.owners import Owners
 from vllm_obtain.metrics.registry import GaugeCollector, MetricsRegistry
 from vllm_obtain.models import ModelCatalog
@@ -51,6 +52,7 @@ class SupervisorState:
         self.inspections = ModelInspections(folder)
         self.removal = ModelRemoval(self.pool, catalogue, settings.models_dir)
         self.owners = Owners()
+        self.worker_heartbeats = WorkerHeartbeats(settings.heartbeat_seconds)
         self.version = version
         self.stop = asyncio.Event()
         # Set when the models on disk are known.
@@ -105,6 +107,8 @@ class SupervisorState:
 
     def _register_owner(self, message: messages.RegisterOwner) -> messages.OwnerRegistered:
         self.owners.add(message.owner_pid, message.owner_start)
+        if message.worker_pid:
+            self.worker_heartbeats.note(message.worker_pid)
         return messages.OwnerRegistered(self.version, os.getpid())
 
     def _count_requests(self, message: messages.ReportRequests) -> None:

@@ -12,11 +12,13 @@ class RegisterOwner(Request, frozen=True):
         version: fingerprint of the client's code and settings (`runtime_dir.version`).
         owner_pid: pid of the gunicorn master or the development server.
         owner_start: start time of that process (`owners.start_time`), since pids are reused.
+        worker_pid: pid of the sender if this is its heartbeat, else 0.
     """
 
     version: str
     owner_pid: int
     owner_start: float
+    worker_pid: int = 0
 
 
 class OwnerRegistered(Reply, frozen=True):
