@@ -182,7 +182,7 @@ _KINDS = {
     "vllm_obtain.supervisor": "supervisor",
     "fake_engine_server": "fake engine",
     "llama_cpp/server.py": "llama.cpp",
-    "grammar_worker": "trial",
+    "sandbox_worker": "sandbox",
 }
 
 
@@ -190,8 +190,8 @@ def _too_many(service: Service) -> list[str]:
     """Processes and sockets beyond what a service has that was left alone."""
     wanted = {"master": 1, "worker": WORKERS, "supervisor": 1, "guard": 2}
     wanted |= {"fake engine": 1, "llama.cpp": 1}
-    # A worker has its own as soon as it checks a grammar.
-    allowed = {"trial": WORKERS}
+    # A worker has up to three, as many as it needed at once.
+    allowed = {"sandbox": 3 * WORKERS}
     end = time.monotonic() + SETTLE
     while True:
         kinds = [kind_of(service, process) for process in service.processes()]

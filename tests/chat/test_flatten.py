@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from vllm_obtain.chat.chat_template import flatten
+from vllm_obtain.chat.chat_format import flatten
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.protocol.engine_request import MARK
 from vllm_obtain.protocol.messages import (

@@ -12,8 +12,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llguidance.gbnf_to_lark import any_to_lark
-
 from vllm_obtain.chat import grammar_checker, json_schema, schema_source
 from vllm_obtain.chat.grammar_limits import grammar_problem, pattern_problem
 from vllm_obtain.chat.reasoning_tags import ReasoningTags
@@ -22,7 +20,7 @@ from vllm_obtain.errors import InvalidRequest
 
 # By this line llama.cpp tells these grammars from its own GBNF.
 _HEAD = "%llguidance {}\n"
-# Usual grammars compile in a millisecond; `grammar_checker` stops those that take a second.
+# Usual grammars compile in a millisecond; the sandbox stops those that take a second.
 MAX_BYTES = 512 * 1024
 # Characters of a grammar of a client.
 _MAX_OWN = 64 * 1024
@@ -105,10 +103,9 @@ def of_language(grammar: str, param: str) -> str:
             "allowed.",
             param=param,
         )
-    try:
-        lark = str(any_to_lark(_BLANK_LINES.sub("\n\n", grammar)))
-    except Exception as error:
-        raise InvalidRequest(f"Invalid '{param}': {error}.", param=param) from None
+    lark, problem = grammar_checker.lark(_BLANK_LINES.sub("\n\n", grammar))
+    if problem:
+        raise InvalidRequest(f"Invalid '{param}': {problem}.", param=param)
     if problem := grammar_problem(lark):
         raise unsupported(param, f"the grammar {problem}")
     for match in _JSON_RULE.finditer(lark):
