@@ -47,7 +47,7 @@ def lark(grammar: str) -> tuple[str, str]:
     """Convert a grammar in Lark or llama.cpp's GBNF to Lark.
 
     Returns:
-        The grammar and the problem; one of them is empty.
+        The grammar, and why it cannot be converted; one of them is empty.
 
     Raises:
         ServiceError, ClientDisconnected: as in `sandbox.run`.
@@ -57,6 +57,18 @@ def lark(grammar: str) -> tuple[str, str]:
     except LimitExceeded as error:
         return "", _reason(error)
     return converted, problem
+
+
+def limit_problem(grammar: str) -> str:
+    """Check the repetitions in a grammar of a client; returns as `grammar_limits.grammar_problem`.
+
+    Raises:
+        ServiceError, ClientDisconnected: as in `sandbox.run`.
+    """
+    try:
+        return str(sandbox.run("limits", grammar))
+    except LimitExceeded as error:
+        return _reason(error)
 
 
 def violations(schema: bytes, value: str) -> list[str] | None:

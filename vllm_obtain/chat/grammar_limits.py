@@ -20,7 +20,7 @@ _MAX_DECIMALS = 6
 # then exceeds its own limits while it samples: `(a{1,1000}){1,1000}` does.
 MAX_REPETITIONS = 4096
 # Characters of a regular expression.
-MAX_PATTERN = 65_536
+MAX_PATTERN = 16_384
 _DIGITS = 9
 _MARKS = re.compile(r"\\.|\[\^?\]?|\]|\(\?(?:[=!]|<[=!])|\(|\)|\{(\d*)(?:,(\d*))?\}", re.DOTALL)
 # Look-around, word boundaries, references and control characters.

@@ -76,7 +76,7 @@ def lark(grammar: str) -> tuple[str, str]:
     """Convert a grammar in Lark or GBNF to Lark.
 
     Returns:
-        The grammar and the problem; one of them is empty.
+        The grammar, and why it cannot be converted; one of them is empty.
     """
     try:
         return str(any_to_lark(grammar)), ""

@@ -58,6 +58,7 @@ LIMITS = {
     "render": Limits(2.0, 256 * _MIB),
     "probe": Limits(1.0, 256 * _MIB),
     "lark": Limits(1.0, 256 * _MIB),
+    "limits": Limits(1.0, 256 * _MIB),
     "grammar": Limits(1.0, _ADDRESS_SPACE),
     "violations": Limits(1.0, _ADDRESS_SPACE),
 }
@@ -77,10 +78,11 @@ def _operation(name: str) -> Callable[..., Any]:
     if name in ("render", "probe"):
         return template_probe.render if name == "render" else template_probe.probe
     # Imported when it is needed: most services never see a grammar.
-    from vllm_obtain.chat import grammar_trial
+    from vllm_obtain.chat import grammar_limits, grammar_trial
 
     functions: dict[str, Callable[..., Any]] = {
         "lark": grammar_trial.lark,
+        "limits": grammar_limits.grammar_problem,
         "grammar": grammar_trial.problem,
         "violations": grammar_trial.violations,
     }
