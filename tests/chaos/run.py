@@ -18,9 +18,11 @@ from bench.probe import Probes, health_probe
 from bench.progress import Progress
 from tests.chaos import client
 from tests.chaos.client import Attempt, Result
-from tests.chaos.faults import PAUSE, Fault, Injector, Tokens
+from tests.chaos.faults import ENDLESS, PAUSE, Fault, Injector, Tokens
 from tests.chaos.requests import ECHO, REAL, CheckedRequest, RequestGenerator
+from tests.chat.test_sandbox import LOOPS
 from tests.fake_engine import write_model
+from tests.models.gguf_files import TINY, write_gguf
 from tests.service import ROOT, Service
 
 # Clients that ask one request after another, and how many of them ask the fake engine.
@@ -212,6 +214,7 @@ def _settings(folder: Path) -> dict[str, str]:
     models.mkdir()
     shutil.copytree(ROOT / "models" / REAL, models / REAL)
     write_model(models, ECHO, pace=0.02)
+    write_gguf(models / f"{ENDLESS}.gguf", {**TINY, "tokenizer.chat_template": LOOPS})
     return {
         "MODELS_DIR": str(models),
         "MODEL_SETTINGS": str(folder / "models.toml"),
