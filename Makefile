@@ -53,8 +53,9 @@ chaos: $(VENV)/.installed-dev model ## ten minutes of load while processes are k
 soak: $(VENV)/.installed-bench model ## 20, 64 and 200 streams for minutes: correct responses, /health, memory
 	$(BIN)/python -m bench.soak $(ARGS)
 
-fuzz: $(VENV)/.installed-dev model ## some 8,000 generated requests over all routes
+fuzz: $(VENV)/.installed-dev model ## some 8,000 generated requests over all routes; the requests that delay others most
 	$(BIN)/python -m tests.fuzz $(ARGS)
+	$(BIN)/python -m tests.fuzz.worst
 
 fuzz-core: $(VENV)/.installed-dev ## damaged bytes into parsers and protocols, a million times each
 	$(BIN)/python -m tests.fuzz.core $(ARGS)

@@ -13,7 +13,7 @@ from vllm_obtain.chat.chat_template import RESERVED, TemplateError
 from vllm_obtain.chat.output_parser import OutputParser
 from vllm_obtain.chat.reasoning_tags import ReasoningTags
 from vllm_obtain.chat.structured_output import output_constraint
-from vllm_obtain.chat.tool_schemas import ArgumentCheck, build_grammar, described_parameters
+from vllm_obtain.chat.tool_schemas import ArgumentCheck, build_grammar, described_tools
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.protocol.engine_request import MARK, EngineRequest, ImageInput
 from vllm_obtain.protocol.events import Event
@@ -188,7 +188,7 @@ def _prompt(request: ChatRequest, chat_format: ChatFormat, tools: _Tools) -> str
             param="continue_final_message",
         )
     add_generation_prompt = not continues and request.add_generation_prompt is not False
-    described = [shaped(tool) for tool in tools.described]
+    described = described_tools(tools.described)
     if not continues:
         return chat_format.prompt(messages, described, add_generation_prompt, template_kwargs)
     last = str(messages[-1]["content"])
@@ -230,21 +230,6 @@ def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str,
             "reasoning_effort", "This model's chat template does not support it. Remove it."
         )
     return kwargs
-
-
-def shaped(tool: Tool) -> dict[str, Any]:
-    """Convert a tool to the format of templates, without null fields.
-
-    Raises:
-        InvalidRequest: its parameters are nested too deeply.
-    """
-    function = tool.function
-    fields: dict[str, Any] = {"name": function.name}
-    if function.description is not None:
-        fields["description"] = function.description
-    if function.parameters is not None:
-        fields["parameters"] = described_parameters(tool)
-    return {"type": "function", "function": fields}
 
 
 @dataclass(frozen=True, slots=True)

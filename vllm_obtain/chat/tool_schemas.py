@@ -18,6 +18,8 @@ from vllm_obtain.chat.schema_source import SchemaError
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.protocol.tools import Tool
 
+# Bytes of the parameters of all tools. Each MiB takes a worker a tenth of a second.
+_LARGEST_TOOLS = 2 * 1024 * 1024
 # Schemas up to this size are cached: agents send the same tools with each request.
 _LARGEST_CACHED = 16 * 1024
 # Bytes of a schema, and of the arguments of one call, that are validated; and calls of a response.
@@ -28,14 +30,47 @@ _loosen = functools.lru_cache(maxsize=128)(json_schema.loosen)
 _without_nulls = functools.lru_cache(maxsize=128)(schema_source.without_nulls)
 
 
-def described_parameters(tool: Tool) -> Any:
-    """Return the parameters of a tool for a chat template, without keywords that are null.
+def described_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Convert tools to the format of templates, without fields and keywords that are null.
 
     Raises:
-        InvalidRequest: they are nested too deeply.
+        InvalidRequest: their parameters are too large, or nested too deeply.
+    """
+    described, size = [], 0
+    for tool in tools:
+        function = tool.function
+        fields: dict[str, Any] = {"name": function.name}
+        if function.description is not None:
+            fields["description"] = function.description
+        if function.parameters is not None:
+            source = _encoded(tool)
+            size += len(source)
+            if size > _LARGEST_TOOLS:
+                raise InvalidRequest(
+                    f"Invalid 'tools': the parameters of all tools have more than "
+                    f"{_LARGEST_TOOLS:,} bytes. Send fewer or smaller tools.",
+                    param="tools",
+                )
+            fields["parameters"] = _parameters(tool, source)
+        described.append({"type": "function", "function": fields})
+    return described
+
+
+def _encoded(tool: Tool) -> bytes:
+    try:
+        return schema_source.encode(tool.function.parameters)
+    except SchemaError as error:
+        raise _invalid(tool, error) from None
+
+
+def _parameters(tool: Tool, source: bytes) -> Any:
+    """Return the parameters of a tool, without keywords that are null.
+
+    Args:
+        tool: the tool.
+        source: its encoded parameters.
     """
     try:
-        source = schema_source.encode(tool.function.parameters)
         read = _without_nulls if _is_cacheable(source) else schema_source.without_nulls
         return read(source)
     except SchemaError as error:
@@ -106,8 +141,9 @@ def build_grammar(
     Raises:
         InvalidRequest: a schema is invalid, or a strict one cannot be enforced.
     """
-    entries = [_Entry(tool) for tool in tools]
-    grammar.check_size(sum(len(entry.source) for entry in entries), "tools")
+    sources = [_encoded(tool) for tool in tools]
+    grammar.check_size(sum(map(len, sources)), "tools")
+    entries = [_Entry(tool, source) for tool, source in zip(tools, sources, strict=True)]
     for entry in entries:
         grammar.check_is_text(grammar.of_schema(entry.used.schema), "tools", control)
         grammar.check_is_text(entry.name, "tools", control)
@@ -130,12 +166,13 @@ class _Entry:
 
     Args:
         tool: the tool.
+        source: its encoded parameters.
     """
 
-    def __init__(self, tool: Tool) -> None:
+    def __init__(self, tool: Tool, source: bytes) -> None:
         self.name = tool.function.name
         self._level = None if tool.function.strict else Level.SUPPORTED
-        parameters = described_parameters(tool) or {}
+        parameters = _parameters(tool, source) or {}
         kind = parameters.get("type", "object")
         if kind != "object" and not (isinstance(kind, list) and "object" in kind):
             raise InvalidRequest(

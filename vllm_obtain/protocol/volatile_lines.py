@@ -10,6 +10,8 @@ from vllm_obtain.protocol.messages import Content, ImagePart, TextPart
 
 # Prefixes of such lines, in lower case. They contain billing data that a model does not need.
 VOLATILE = ("x-anthropic-billing-header:",)
+# A client sends one. Millions would block the worker.
+_MAX_LINES = 64
 
 
 def strip_volatile_lines(text: str) -> str:
@@ -22,7 +24,9 @@ def strip_volatile_lines(text: str) -> str:
         The rest, unchanged.
     """
     start = 0
-    while text[start : start + 64].lower().startswith(VOLATILE):
+    for _ in range(_MAX_LINES):
+        if not text[start : start + 64].lower().startswith(VOLATILE):
+            break
         # Without a line break, the rest of the text is such a line.
         start = text.find("\n", start) + 1 or len(text)
     return text[start:]
