@@ -105,11 +105,9 @@ def handle(request: bytes) -> bytes:
         reply = [REFUSED, [error.message.encode(errors="replace").decode(), error.param]]
     except MemoryError:
         reply = [MEMORY, None]
-    except UnicodeEncodeError:
-        reply = [
-            REFUSED,
-            ["This model's chat template writes text that is not valid Unicode.", None],
-        ]
+    except Exception as error:
+        # Such as text that is not valid Unicode. The process can go on.
+        reply = [REFUSED, [f"This model's chat template failed: {type(error).__name__}.", None]]
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         _limit(resource.RLIMIT_DATA, _ADDRESS_SPACE)
