@@ -27,6 +27,7 @@ NOTES = {
     "tools": "in the format of the chat template, or described in the prompt",
     "reasoning_effort": "if the chat template supports it",
     "continue_final_message": "if the chat template keeps the last message unchanged",
+    "echo": "not together with `logprobs`",
     "store": "`false` is accepted",
     "service_tier": "`auto` and `default` are accepted",
     "modalities": '`["text"]` is accepted',

@@ -60,6 +60,8 @@ class Switches:
             tokens.
         body_log: a file; the body of each request, one a line.
         print_prompts: it prints each prompt.
+        script: completions of requests with tools; the number of tool results in the prompt is
+            the index.
     """
 
     slots: int = 8
@@ -93,6 +95,7 @@ class Switches:
     request_log: str = ""
     body_log: str = ""
     print_prompts: bool = False
+    script: Sequence[str] = ()
 
     def spared(self) -> Switches:
         """What holds for a request that no trouble befalls."""
@@ -170,12 +173,18 @@ class Completion:
         self._body = body
         self._chat = "messages" in body
         prompt = body["messages"][-1]["content"] if self._chat else str(body["prompt"])
-        self._words = last_message(prompt).split() or ["nothing"]
+        self._words = self._completion(prompt)
         self._warm_up = prompt == "Hello" and not server.switches.warm_up_too
         spared = self._warm_up or server.switches.only_on not in prompt
         self._switches = server.switches.spared() if spared else server.switches
         self._sent = 0
         self._begun = False
+
+    def _completion(self, prompt: str) -> list[str]:
+        script = self._server.switches.script
+        if script and "grammar" in self._body:
+            return [script[min(prompt.count("<tool_response>"), len(script) - 1)]]
+        return last_message(prompt).split() or ["nothing"]
 
     def run(self) -> None:
         """Answer, unless a switch or the client is against it."""

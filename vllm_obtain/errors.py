@@ -128,8 +128,10 @@ class ContextLengthExceeded(InvalidRequest):
         self.context = context
         count = prompt_tokens if exact else f"at least {prompt_tokens}"
         super().__init__(
-            f"The model's context length is {context} tokens, but the prompt has {count}. "
-            f"Shorten it by at least {prompt_tokens - context + 1} tokens."
+            # OpenAI's words: clients recognise the error by them, and read the numbers.
+            f"This model's maximum context length is {context} tokens. However, your messages "
+            f"resulted in {count} tokens. Shorten the prompt by at least "
+            f"{prompt_tokens - context + 1} tokens."
         )
 
 
@@ -194,9 +196,10 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    def __init__(self, name: str, known: Sequence[str], closest: str | None = None) -> None:
+        meant = f"Did you mean '{closest}'? " if closest else ""
         models = f"Available models: {', '.join(known)}." if known else "MODELS_DIR has no models."
-        super().__init__(f"The model '{name}' does not exist. {models}", param="model")
+        super().__init__(f"The model '{name}' does not exist. {meant}{models}", param="model")
 
 
 class ResponseNotFound(NotFound):

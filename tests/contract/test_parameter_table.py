@@ -42,7 +42,7 @@ IN_CHAT: dict[str, Any] = SHARED | {
     "store": True,
     "service_tier": "flex",
 }
-IN_TEXT: dict[str, Any] = SHARED | {"logprobs": 1, "echo": True, "suffix": "x", "best_of": 2}
+IN_TEXT: dict[str, Any] = SHARED | {"logprobs": 1, "suffix": "x", "best_of": 2}
 CASES = [(CHAT, ChatRequest, IN_CHAT), (TEXT, CompletionRequest, IN_TEXT)]
 
 

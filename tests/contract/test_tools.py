@@ -70,6 +70,29 @@ def test_a_named_tool_is_called(client: openai.OpenAI) -> None:
         assert (text, [name for name, _ in calls], reason) == ("", ["add"], "stop")
 
 
+def test_a_tool_without_parameters_is_called_without_arguments(client: openai.OpenAI) -> None:
+    function = {"name": "list_cities", "description": "List the known cities."}
+    for parameters in (
+        {},
+        {"parameters": {}},
+        {"parameters": {"type": "object", "properties": {}}},
+    ):
+        nothing = {"type": "function", "function": {**function, **parameters}}
+        _, calls, _ = ask(client, tools=[nothing], tool_choice="required")
+        assert calls == [("list_cities", "{}")]
+
+
+def test_a_required_call_wins_over_a_format(client: openai.OpenAI) -> None:
+    schema = {"name": "answer", "schema": object_schema(text={"type": "string"})}
+    form = {"type": "json_schema", "json_schema": schema}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ("required", named):
+        more = {"tools": [WEATHER], "tool_choice": choice, "response_format": form}
+        _, ((name, arguments),), _ = ask(client, **more)
+        assert name == "get_weather"
+        validate(json.loads(arguments), CITY)
+
+
 def test_streamed_and_plain_calls_are_the_same(client: openai.OpenAI) -> None:
     more = {"tools": [WEATHER, ADD], "tool_choice": "required"}
     assert ask(client, False, **more) == ask(client, True, **more)

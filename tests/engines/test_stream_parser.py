@@ -105,7 +105,12 @@ CONTEXT = {"type": "exceed_context_size_error", "n_prompt_tokens": 900, "n_ctx":
         ({"code": "x", "message": "no"}, 422, InvalidRequest, "no"),
         ({"code": 500, "message": "boom"}, 500, EngineFailed, "failed: boom"),
         ({"code": None}, 503, EngineFailed, "unknown error"),
-        ({**CONTEXT, "code": 400}, 400, ContextLengthExceeded, "512 tokens, but the prompt has"),
+        (
+            {**CONTEXT, "code": 400},
+            400,
+            ContextLengthExceeded,
+            "512 tokens. However, your messages resulted in",
+        ),
         ({"message": "Failed to load image or audio file"}, 400, InvalidRequest, "damaged"),
         ({"message": "Failed to load image: x", "code": 500}, 500, InvalidRequest, "damaged"),
         (

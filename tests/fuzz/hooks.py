@@ -43,7 +43,7 @@ _UNSUPPORTED = re.compile(r"Unsupported parameter: '([^']+)'")
 # The last events of streams.
 ENDS = {"message_stop", "response.completed", "response.incomplete"}
 # Where nothing to go on from, or no model of the kind, is a missing parameter.
-NEEDING = ("/v1/responses", *VECTORS)
+NEEDING = ("/v1/responses", "/v1/responses/input_tokens", *VECTORS)
 
 # Where a kept response is named.
 KEPT = "/v1/responses/{name}"

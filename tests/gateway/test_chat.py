@@ -141,6 +141,27 @@ def test_the_same_seed_draws_the_same_text(service: Service) -> None:
     assert len({ask(seed) for seed in range(1, 6)}) > 1
 
 
+def test_a_completion_has_16_tokens_unless_the_request_says_otherwise(service: Service) -> None:
+    body = {"prompt": "Once upon a time", "temperature": 0, "logit_bias": {"0": -100, "2": -100}}
+    for more, tokens in (({}, 16), ({"max_tokens": 17}, 17)):
+        answer = service.json("/v1/completions", {**body, **more})
+        assert answer["usage"]["completion_tokens"] == tokens
+        assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_prompt_is_echoed(service: Service) -> None:
+    text = "Once upon a time"
+    ids = service.json("/tokenize", {"prompt": text})["tokens"]
+    for prompt in (text, ids):
+        body = {"prompt": prompt, "echo": True, "max_tokens": 3, "temperature": 0}
+        plain = service.json("/v1/completions", body)
+        assert plain["choices"][0]["text"].startswith(f"{text},")
+        assert plain["usage"]["completion_tokens"] == 3
+        events = _events(service, "/v1/completions", {**body, "stream": True})
+        streamed = [json.loads(event[6:])["choices"][0]["text"] for event in events]
+        assert streamed[0] == text and "".join(streamed) == plain["choices"][0]["text"]
+
+
 def test_stop_ends_before_the_stop_string(service: Service) -> None:
     body = {"prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0, "max_tokens": 40, "stop": [" 9"]}
     (choice,) = service.json("/v1/completions", body)["choices"]

@@ -170,10 +170,11 @@ def test_choices_that_can_never_fit_together_are_refused(small_models: Fakes) ->
 
 def test_a_full_cache_cuts_all_choices(small_models: Fakes) -> None:
     words = 1400
-    body = {"model": "small", "prompt": list(range(1, words)), "n": 2}
-    answer = small_models.json("/v1/completions", body)
+    text = " ".join(map(str, range(1, words)))
+    body = {"model": "small", "messages": [{"role": "user", "content": text}], "n": 2}
+    answer = small_models.json("/v1/chat/completions", body)
     assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 2
-    counts = [len(choice["text"].split()) for choice in answer["choices"]]
+    counts = [len(choice["message"]["content"].split()) for choice in answer["choices"]]
     assert sum(counts) == answer["usage"]["completion_tokens"] < 2 * words
     eventually(lambda: small_models.engine("small")["in_flight"] == 0)
     assert small_models.engine("small")["tokens_reserved"] == 0

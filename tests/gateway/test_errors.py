@@ -102,11 +102,6 @@ CHAT = [
     (chat(tools=[tool({"not": {"const": 1}}, strict=True)]), "unsupported_schema", "tools"),
     (chat(tool_choice="required"), "invalid_value", "tool_choice"),
     (chat(tools=[TOOL], tool_choice=CHOSEN), "invalid_value", "tool_choice"),
-    (
-        chat(tools=[TOOL], tool_choice="required", response_format={"type": "json_object"}),
-        "invalid_value",
-        "response_format",
-    ),
     (chat(response_format={"type": "xml"}), "invalid_value", "response_format.type"),
     (
         chat(response_format=response_format({"uniqueItems": True})),
@@ -152,7 +147,7 @@ TEXT = [
     ({"prompt": ["a", "b"]}, "invalid_value", "prompt"),
     ({"prompt": [1, "b"]}, "invalid_value", "prompt"),
     ({"prompt": [-1]}, "invalid_value", "prompt[0]"),
-    ({"prompt": "x", "echo": True}, "unsupported_parameter", "echo"),
+    ({"prompt": "x", "echo": True, "logprobs": 1}, "unsupported_parameter", "echo"),
     ({"prompt": "x", "suffix": "y"}, "unsupported_parameter", "suffix"),
     ({"prompt": "x", "best_of": 2}, "unsupported_parameter", "best_of"),
     ({"prompt": "x", "logprobs": 6}, "invalid_value", "logprobs"),

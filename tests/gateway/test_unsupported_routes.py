@@ -22,6 +22,7 @@ from vllm_obtain.gateway.middleware.unsupported_routes import no_route
         ("/v1/batches", "Batch processing"),
         ("/v1/assistants", "Assistants"),
         ("/v1/threads/t_1/runs", "Threads"),
+        ("/v1/responses/compact", "Compaction"),
         ("/v1/fine_tuning/jobs", "Fine-tuning"),
         ("/v1/vector_stores", "Vector storage"),
         ("/v1/moderations", "Moderation"),

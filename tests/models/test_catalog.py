@@ -87,6 +87,39 @@ def test_exact_names_win_over_capitals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("qwen3-8b:latest", "qwen3-8b"),
+        ("qwen3:8b", "qwen3-8b"),
+        ("Qwen3:8B", "qwen3-8b"),
+        ("openai/qwen3-8b", "qwen3-8b"),
+        ("hosted_vllm/qwen3-8b", "qwen3-8b"),
+        ("ollama/qwen3:8b", "qwen3-8b"),
+        ("ollama_chat/tiny:latest", "tiny"),
+        ("openai/big", "openai/big"),
+    ],
+)
+def test_a_name_as_other_services_write_it_is_found(tmp_path: Path, name: str, found: str) -> None:
+    for path in ("qwen3-8b", "tiny", "openai/big", "openai/small"):
+        write_gguf(tmp_path / f"{path}.gguf")
+    assert ModelCatalog(tmp_path).find(name).name == found
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("qwen3-8", "qwen3-8b"), ("Qwen/Qwen3-8B-Instruct", "qwen3-8b"), ("smal", "openai/small")],
+)
+def test_an_unknown_name_gets_the_most_similar_one(tmp_path: Path, name: str, meant: str) -> None:
+    for path in ("qwen3-8b", "tiny", "openai/big", "openai/small"):
+        write_gguf(tmp_path / f"{path}.gguf")
+    with pytest.raises(ModelNotFound, match=f"Did you mean '{meant}'?"):
+        ModelCatalog(tmp_path).find(name)
+    with pytest.raises(ModelNotFound) as caught:
+        ModelCatalog(tmp_path).find("gpt-4o")
+    assert "Did you mean" not in caught.value.message
+
+
+@pytest.mark.parametrize(
     "name", ["", "\0", "a\0", "/etc/passwd", "../a", "a.gguf", "./a", "a/", "\ud800", "a" * 9999]
 )
 def test_unknown_names(tmp_path: Path, name: str) -> None:

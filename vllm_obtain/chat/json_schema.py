@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any
 from urllib.parse import unquote
 
+from vllm_obtain.chat.closed_objects import close
 from vllm_obtain.chat.grammar_limits import (
     MAX_ITEMS,
     MAX_MULTIPLE,
@@ -131,6 +132,7 @@ class _Pass:
             self._open.append((self.root, ""))
         elif not isinstance(self.root, bool):
             raise SchemaError("a schema must be an object or a boolean")
+        close(self.root, self._target)
         while self._open:
             node, path = self._open.pop()
             if id(node) in seen:

@@ -103,12 +103,9 @@ def prepare_chat(
     if constraint is not None:
         control = chat_format.tokens.control
         grammar.check_is_text(constraint.grammar, constraint.param, control)
-    if tools.callable and constraint is not None and tools.required:
-        raise InvalidRequest(
-            f"'{constraint.param}' cannot be combined with a 'tool_choice' that requires a call. "
-            "Remove one of them.",
-            param=constraint.param,
-        )
+    if tools.required:
+        # Libraries send both: the format is that of a completion without calls.
+        constraint = None
     tags = chat_format.marks
     begun = bool(tags and tags.begun(prompt))
     if tags and tags.is_over(prompt):
@@ -188,7 +185,7 @@ def _prompt(request: ChatRequest, chat_format: ChatFormat, tools: _Tools) -> str
             param="continue_final_message",
         )
     add_generation_prompt = not continues and request.add_generation_prompt is not False
-    described = described_tools(tools.described)
+    described = described_tools(tools.described) if tools.described else []
     if not continues:
         return chat_format.prompt(messages, described, add_generation_prompt, template_kwargs)
     last = str(messages[-1]["content"])

@@ -172,7 +172,8 @@ class _Entry:
     def __init__(self, tool: Tool, source: bytes) -> None:
         self.name = tool.function.name
         self._level = None if tool.function.strict else Level.SUPPORTED
-        parameters = _parameters(tool, source) or {}
+        # Without parameters, the arguments are {}.
+        parameters = _parameters(tool, source) or {"properties": {}}
         kind = parameters.get("type", "object")
         if kind != "object" and not (isinstance(kind, list) and "object" in kind):
             raise InvalidRequest(

@@ -59,10 +59,12 @@ class LaunchSpec:
     Args:
         command: the program and its arguments.
         env: variables to add to the environment.
+        folder: of the process's files, removed after its end; None for none.
     """
 
     command: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 class Adapter(OneShotRequests, ABC):

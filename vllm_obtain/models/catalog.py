@@ -12,7 +12,7 @@ from vllm_obtain.config.model_settings import ModelTable
 from vllm_obtain.errors import ModelNotFound
 from vllm_obtain.models.lora import with_adapters
 from vllm_obtain.models.model import Model
-from vllm_obtain.models.naming import clean
+from vllm_obtain.models.naming import clean, closest, spellings
 from vllm_obtain.models.scan import scan
 
 INTERVAL: Final = 1.0  # minimum seconds between two scans
@@ -60,7 +60,8 @@ class ModelCatalog:
 
         Args:
             name: the name or an alias; case matters only between names that differ in case alone.
-                It is compared with the known names and never used as a path.
+                What clients of other services add to it is ignored (see `naming.spellings`). It
+                is compared with the known names and never used as a path.
 
         Raises:
             ModelNotFound: there is no such model, also after a rescan.
@@ -71,7 +72,8 @@ class ModelCatalog:
             self._refresh(wait=model is None)
             model = self._look_up(name)
         if model is None:
-            raise ModelNotFound(name[:_MAX_NAME], [each.name for each in self._snapshot])
+            known = [each.name for each in self._snapshot]
+            raise ModelNotFound(name[:_MAX_NAME], known, closest(clean(name[:_MAX_NAME]), known))
         return model
 
     def known(self) -> tuple[Model, ...]:
@@ -85,11 +87,13 @@ class ModelCatalog:
     def _look_up(self, name: str) -> Model | None:
         if (exact := self._by_name.get(name)) is not None:
             return exact
-        name = clean(name)
-        model = self._find_by_name(name)
-        if model is None and (target := self._table.meant(name)) != name:
-            model = self._find_by_name(target)
-        return model
+        for spelling in spellings(clean(name)):
+            model = self._find_by_name(spelling)
+            if model is None and (target := self._table.meant(spelling)) != spelling:
+                model = self._find_by_name(target)
+            if model is not None:
+                return model
+        return None
 
     def _find_by_name(self, name: str) -> Model | None:
         if (exact := self._by_name.get(name)) is not None:

@@ -8,12 +8,19 @@ MODELS_DIR/models--Qwen--Qwen3-8B/snapshots/1f2e/      Qwen/Qwen3-8B
 
 from __future__ import annotations
 
+import difflib
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vllm_obtain.models import hf_cache
+
+# Prefixes of LiteLLM and others that name the API of a service.
+_KIND = re.compile(r"^(?:openai|anthropic|ollama|ollama_chat|vllm|hosted_vllm|lm_studio)/", re.I)
+# Models that an unknown name is compared with.
+_MOST_COMPARED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,34 @@ def names(locations: Sequence[ModelLocation]) -> list[str]:
 def clean(name: str) -> str:
     """Normalize a name (Unicode NFC, valid UTF-8) for comparison and JSON."""
     return unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
+
+
+def spellings(name: str) -> Iterator[str]:
+    """Yield a name, and the names that it may stand for, from the most to the least similar.
+
+    Ollama's clients add a tag: `name:latest`, or `qwen3:8b` for `qwen3-8b`. Others add the kind
+    of service: `openai/name`.
+    """
+    without_kind = _KIND.sub("", name)
+    for each in dict.fromkeys((name, without_kind)):
+        yield each
+        untagged = each.removesuffix(":latest")
+        if untagged != each:
+            yield untagged
+        if ":" in untagged:
+            yield untagged.replace(":", "-")
+
+
+def closest(name: str, known: Sequence[str]) -> str | None:
+    """Return the known name that is most similar to a name, or None if none is similar."""
+    folded: dict[str, str] = {}
+    for each in known[:_MOST_COMPARED]:
+        for key in (each.casefold().rpartition("/")[2], each.casefold()):
+            folded.setdefault(key, each)
+    for wanted in (name.casefold(), name.casefold().rpartition("/")[2]):
+        if found := difflib.get_close_matches(wanted, folded, 1):
+            return folded[found[0]]
+    return None
 
 
 def _root(location: ModelLocation) -> tuple[tuple[str, ...], str]:

@@ -75,7 +75,7 @@ class InferenceFields(Struct, kw_only=True):
     OURS: ClassVar[frozenset[str]] = frozenset(
         "messages prompt tools tool_choice parallel_tool_calls response_format reasoning_effort "
         "chat_template_kwargs add_generation_prompt continue_final_message guided_json "
-        "guided_regex guided_choice guided_grammar structured_outputs".split()
+        "guided_regex guided_choice guided_grammar structured_outputs echo".split()
     )
 
     # Fields about the caller or the delivery, which do not affect the completion.

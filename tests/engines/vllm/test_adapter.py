@@ -75,8 +75,8 @@ def test_a_conversation_brings_its_special_tokens() -> None:
 
 
 def test_what_it_cannot_do_is_refused_by_name() -> None:
-    request = parse_completion(b'{"prompt": "a", "echo": true}')
-    with pytest.raises(UnsupportedParameter, match="'echo'"):
+    request = parse_completion(b'{"prompt": "a", "suffix": "b"}')
+    with pytest.raises(UnsupportedParameter, match="'suffix'"):
         Vllm().check(engine_request(request, "a"))
 
 

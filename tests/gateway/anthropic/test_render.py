@@ -28,6 +28,7 @@ from vllm_obtain.gateway.anthropic.response_types import error_body
 from vllm_obtain.protocol.events import (
     Event,
     Finish,
+    PromptProgress,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
@@ -42,7 +43,7 @@ USAGE = Usage(12, 5, 8, 2)
 
 TALE: list[list[Event]] = [
     [],
-    [ReasoningDelta("Let me "), ReasoningDelta("see.")],
+    [PromptProgress(12, 12, 8), ReasoningDelta("Let me "), ReasoningDelta("see.")],
     [TextDelta("\n\n")],
     [TextDelta(" Well"), TextDelta(", yes.")],
     [TextDelta("\n"), ToolCallDelta(0, "", "c0", "add")],
@@ -93,9 +94,9 @@ def test_a_message_of_thoughts_text_and_calls() -> None:
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "Let me see.")
     assert len(thinking["signature"]) == 64
     assert rest == [
-        {"type": "text", "text": "\n\n Well, yes.\n"},
-        {"type": "tool_use", "id": "c0", "name": "add", "input": {"a": 1}},
-        {"type": "tool_use", "id": "c1", "name": "now", "input": {}},
+        {"type": "text", "text": "\n\n Well, yes.\n", "citations": None},
+        {"type": "tool_use", "id": "c0", "name": "add", "input": {"a": 1}, "caller": None},
+        {"type": "tool_use", "id": "c1", "name": "now", "input": {}, "caller": None},
     ]
     assert response["usage"] == {
         "input_tokens": 4,
@@ -103,7 +104,12 @@ def test_a_message_of_thoughts_text_and_calls() -> None:
         "cache_read_input_tokens": 8,
         "cache_creation_input_tokens": 0,
         "output_tokens_details": {"thinking_tokens": 2},
+        "cache_creation": None,
+        "inference_geo": None,
+        "server_tool_use": None,
+        "service_tier": None,
     }
+    assert (response["container"], response["stop_details"]) == (None, None)
     assert (response["stop_reason"], response["stop_sequence"]) == ("tool_use", None)
     assert (response["type"], response["role"], response["model"]) == (
         "message",
@@ -117,7 +123,7 @@ def test_a_message_of_thoughts_text_and_calls() -> None:
 def test_a_stream_says_so_event_by_event() -> None:
     events = stream_events(TALE)
     assert kinds(events) == [
-        *("message_start", "ping"),
+        *("ping", "message_start"),
         *("content_block_start", "thinking_delta", "thinking_delta", "signature_delta"),
         *("content_block_stop", "content_block_start", "text_delta", "text_delta", "text_delta"),
         *("content_block_stop", "content_block_start", "input_json_delta", "input_json_delta"),
@@ -125,8 +131,11 @@ def test_a_stream_says_so_event_by_event() -> None:
         *("message_delta", "message_stop"),
     ]
     assert all(data["type"] == name for name, data in events)
-    start = events[0][1]["message"]
-    assert (start["content"], start["stop_reason"], start["usage"]["input_tokens"]) == ([], None, 0)
+    start = events[1][1]["message"]
+    assert (start["content"], start["stop_reason"]) == ([], None)
+    usage = start["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (4, 8)
+    assert usage["output_tokens"] == 0
 
 
 @pytest.mark.parametrize("thinking", ["shown", "omitted", "hidden"])
@@ -208,7 +217,7 @@ def test_a_stream_that_waits_is_kept_alive_by_pings() -> None:
     names = [
         name for name, _ in stream_events([[], [], [], [TextDelta("a"), Finish("stop"), USAGE]])
     ]
-    assert names[:5] == ["message_start", "ping", "ping", "ping", "content_block_start"]
+    assert names[:5] == ["ping", "ping", "ping", "message_start", "content_block_start"]
 
 
 def test_an_error_breaks_a_stream_off_as_an_event() -> None:

@@ -71,6 +71,24 @@ def test_answers_of_tools_find_their_calls() -> None:
     assert answers[0].name == "b"
 
 
+def test_messages_of_older_clients_have_a_name_and_arguments_as_text() -> None:
+    calls = [
+        {"function": {"name": "a", "arguments": '{"x": 1}'}},
+        {"function": {"name": "b", "arguments": None}},
+    ]
+    assistant, tool, user = translate_messages(
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "content": "1", "name": "b"},
+        {"role": "user", "content": "x", "name": "Ann"},
+    )
+    assert isinstance(assistant, AssistantMessage) and assistant.tool_calls is not None
+    arguments = [made.function.arguments for made in assistant.tool_calls]
+    assert arguments == ['{"x": 1}', "{}"]
+    assert isinstance(tool, ToolMessage)
+    assert (tool.name, tool.tool_call_id) == ("b", "call_0_1")
+    assert isinstance(user, UserMessage)
+
+
 def test_images_become_parts() -> None:
     (found,) = translate_messages({"role": "user", "content": "What is it?", "images": [PNG]})
     assert isinstance(found, UserMessage)

@@ -46,8 +46,12 @@ def refusal(raw: bytes) -> InvalidRequest:
         (body(reasoning={"context": "all_turns"}), "reasoning.context", "template"),
         (body(reasoning={"mode": "pro"}), "reasoning.mode", "OpenAI"),
         (body(include=["web_search_call.results"]), "include[0]", "logprobs"),
-        (body(tools=[{"type": "web_search"}]), "tools[0].type", "'web_search'"),
-        (body(tools=[{"type": "mcp", "server_label": "x"}]), "tools[0].type", "'mcp'"),
+        (body(tools=[{"type": "custom", "name": "x"}]), "tools[0].type", "'custom'"),
+        (
+            body(tools=[{"type": "namespace", "name": "n", "tools": [{"type": "custom"}]}]),
+            "tools[0].tools[0].type",
+            "'custom'",
+        ),
         (body(tool_choice={"type": "file_search"}), "tool_choice.type", "'file_search'"),
         (
             body(
@@ -87,6 +91,7 @@ def test_what_is_not_done_here_is_refused_by_its_name(raw: bytes, param: str, sa
         (item(role="user"), "input[0].content"),
         (item(type="function_call_output", output="x"), "input[0].call_id"),
         (body(tools=[{"type": "function"}]), "tools[0].name"),
+        (body(tools=[{"type": "mcp"}, {"type": "function"}]), "tools[1].name"),
         (body(temperature=3), "temperature"),
         (body(max_output_tokens=0), "max_output_tokens"),
         (body(metadata={"a" * 65: "x"}), "metadata"),

@@ -222,7 +222,7 @@ def test_one_keys_responses_are_not_anothers(client: openai.OpenAI) -> None:
     ("fields", "param"),
     [
         ({"input": "x", "background": True}, "background"),
-        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": "x", "tools": [{"type": "custom", "name": "x"}]}, "tools[0].type"),
         ({"input": "x", "seed": 3}, "seed"),
         ({}, "input"),
         (
@@ -328,6 +328,43 @@ def test_a_tool_is_called_and_its_answer_read(client: openai.OpenAI) -> None:
         **more,
     )
     assert answer.output_text
+
+
+def test_built_in_tools_are_dropped_and_named(service: Service) -> None:
+    tools = [{"type": "web_search", "external_web_access": True}, {"type": "mcp"}]
+    body = {"input": "x", "tools": tools, "client_metadata": {"a": "b"}, **NUMBER}
+    status, headers, raw = service.request(PATH, body)
+    assert status == 200, raw
+    assert headers["x-ignored-parameters"] == "tools.web_search, tools.mcp"
+    assert json.loads(raw)["tools"] == []
+
+
+def test_a_function_of_a_namespace_is_called(client: openai.OpenAI) -> None:
+    close: Any = {"type": "function", "name": "close", "parameters": {"type": "object"}}
+    agents: Any = {"type": "namespace", "name": "agents", "description": "d", "tools": [close]}
+    more: Any = {"model": MODEL, "tools": [agents], "max_output_tokens": 60, "temperature": 0}
+    choice: Any = {"type": "function", "name": "close"}
+    response = client.responses.create(input="Close it.", tool_choice=choice, **more)
+    (call,) = response.output
+    assert call.type == "function_call"
+    assert (call.name, call.namespace) == ("close", "agents")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "closed"}
+    items: Any = [{"role": "user", "content": "Close it."}, call.to_dict(), result]
+    assert client.responses.create(input=items, tool_choice="none", **more).output_text
+
+
+def test_input_tokens_are_those_of_the_prompt(client: openai.OpenAI) -> None:
+    body: Any = {"model": MODEL, "input": "How many?", "instructions": "Count."}
+    counted = client.responses.input_tokens.count(**body)
+    assert counted.object == "response.input_tokens"
+    usage = client.responses.create(**body, max_output_tokens=1).usage
+    assert usage is not None and counted.input_tokens == usage.input_tokens
+
+
+def test_compaction_is_not_supported(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="summary") as raised:
+        client.responses.compact(model=MODEL, input="x")
+    assert raised.value.code == "not_supported"
 
 
 def test_an_answer_keeps_to_a_schema(client: openai.OpenAI) -> None:

@@ -113,14 +113,15 @@ class Vllm(Adapter):
             server.__file__,
             json.dumps(arguments),
         ]
+        folder = socket.parent.parent / "vllm" / f"{socket.parent.name}-{socket.stem}"
         env = {
             # Same as -P, which older interpreters lack: our module names must not shadow vLLM's.
             "PYTHONSAFEPATH": "1",
-            # vLLM's internal sockets, which remain after a kill; the next start deletes them.
-            "VLLM_RPC_BASE_PATH": str(socket.parent.parent / "vllm"),
+            # vLLM's internal sockets.
+            "VLLM_RPC_BASE_PATH": str(folder),
             **sizing.env,
         }
-        return LaunchSpec(command, env)
+        return LaunchSpec(command, env, folder)
 
     def stage(self, line: str) -> str | None:
         """Detect a startup stage in a line of vLLM's output."""

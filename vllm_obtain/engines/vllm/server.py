@@ -12,9 +12,12 @@ import importlib.metadata
 import json
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -45,6 +48,8 @@ _PARENT = "VLLM_OBTAIN_VLLM_PARENT"
 _PR_SET_PDEATHSIG = 1
 _PARENT_POLL = 0.5
 
+# Keeps the process object, which Python would otherwise collect the status of.
+_trackers: list[subprocess.Popen[bytes]] = []
 _version = importlib.metadata.version
 
 
@@ -68,6 +73,8 @@ def prepare() -> None:
     """Patch this process before vLLM is imported; runs in every process that vLLM spawns."""
     exit_with_parent(os.environ.get(_PARENT))
     os.environ.update(_QUIET)
+    if _PARENT not in os.environ:
+        detach_resource_tracker()
     os.environ[_PARENT] = str(os.getpid())
     importlib.metadata.version = version
     name = multiprocessing.current_process().name
@@ -79,6 +86,34 @@ def prepare() -> None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             if version("vllm").endswith("+cpu"):
                 rewind_generators()
+
+
+def detach_resource_tracker() -> None:
+    """Start Python's resource tracker outside the process group, which the guard kills.
+
+    It removes shared memory and semaphores when all processes that use them have ended, and then
+    ends itself. Killed with them, it would leave their files in /dev/shm.
+    """
+
+    def spawn(path: str, arguments: list[str], descriptors: Sequence[int]) -> int:
+        # Without its warnings, which would be the last lines of the engine's output.
+        command = [path, "-W", "ignore", *arguments[1:]]
+        tracker = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+        _trackers.append(tracker)
+        return tracker.pid
+
+    original = multiprocessing.util.spawnv_passfds
+    multiprocessing.util.spawnv_passfds = spawn  # type: ignore[assignment] # of our arguments
+    try:
+        multiprocessing.resource_tracker.ensure_running()
+    finally:
+        multiprocessing.util.spawnv_passfds = original
 
 
 def exit_with_parent(parent: str | None) -> None:
@@ -158,14 +193,22 @@ def rewind_generators() -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Create the folder of vLLM's internal sockets and delete those without a listener."""
+    """Create the folder of vLLM's internal sockets, and delete those of engines that have ended.
+
+    Args:
+        folder: of this engine; those of other engines are beside it.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in folder.iterdir():
+    for path in [*folder.parent.glob("*"), *folder.parent.glob("*/*")]:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            if not path.is_socket():
+                continue
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink()
+                # Fails while it has others. One that never had any may be of a starting engine.
+                path.parent.rmdir()
 
 
 def exit_with_child(names: tuple[str, ...]) -> None:

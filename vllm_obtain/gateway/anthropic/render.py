@@ -24,6 +24,7 @@ from vllm_obtain.gateway.openai.render import Batches, Renderer
 from vllm_obtain.protocol.events import (
     Event,
     Finish,
+    PromptProgress,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
@@ -85,23 +86,30 @@ class MessageRenderer(Renderer):
         blocks = _Blocks(self._thinking)
         started = False
         for events in batches:
-            chunks = [] if started else self._head()
+            if not events:
+                yield _PING
+                continue
+            chunks = [] if started else [self._head(events)]
+            started = True
             chunks += (_encode(payload) for part in events for payload in blocks.take(part))
             if chunks:
                 yield b"".join(chunks)
-            elif not events:
-                yield _PING
-            started = True
         yield b"".join(map(_encode, [*blocks.close(), *_end(blocks)]))
 
     def failed(self, error: ServiceError) -> bytes:
         """Encode an error as the last event."""
         return named("error", error_body(error, self._request_id))
 
-    def _head(self) -> list[bytes]:
-        """Return the start of a message; its usage follows at the end."""
-        message = Message(self.id, self.model, [], UsageBody(0, 0, 0, 0))
-        return [_encode({"type": "message_start", "message": message}), _PING]
+    def _head(self, events: list[Event]) -> bytes:
+        """Return the start of a message, with the tokens of its prompt."""
+        usage = Usage(0, 0)
+        for event in events:
+            if isinstance(event, PromptProgress):
+                usage = Usage(event.total, 0, event.cached)
+            elif isinstance(event, Usage) and not usage.prompt_tokens:
+                usage = Usage(event.prompt_tokens, 0, event.cached_tokens)
+        message = Message(self.id, self.model, [], UsageBody.of(usage))
+        return _encode({"type": "message_start", "message": message})
 
     @staticmethod
     def _payloads(batches: Batches, blocks: _Blocks) -> Iterator[Payload]:

@@ -139,6 +139,8 @@ class PromptFields(Struct, kw_only=True):
     speed: Literal["standard"] | None = None
     user_profile_id: str | None = None
     mcp_servers: Nothing | None = None
+    # Not supported: the messages of a thread are stored at Anthropic.
+    thread: dict[str, Any] | None = None
 
 
 class CountRequest(PromptFields, kw_only=True, forbid_unknown_fields=True):

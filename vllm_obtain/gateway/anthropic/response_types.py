@@ -27,14 +27,18 @@ class TokenDetails(Struct):
     thinking_tokens: int
 
 
-class UsageBody(Struct, omit_defaults=True):
-    """Token usage; cached prompt tokens are counted separately."""
+class UsageBody(Struct):
+    """Token usage; cached prompt tokens are counted separately. The null fields are Anthropic's."""
 
     input_tokens: int
     output_tokens: int
     cache_read_input_tokens: int
     cache_creation_input_tokens: int
     output_tokens_details: TokenDetails | None = None
+    cache_creation: None = None
+    inference_geo: None = None
+    server_tool_use: None = None
+    service_tier: None = None
 
     @classmethod
     def of(cls, usage: Usage) -> UsageBody:
@@ -48,6 +52,7 @@ class Text(Struct, tag="text", tag_field="type"):
     """A block of text."""
 
     text: str = ""
+    citations: None = None
 
 
 class Thinking(Struct, tag="thinking", tag_field="type"):
@@ -63,6 +68,7 @@ class ToolUse(Struct, tag="tool_use", tag_field="type"):
     id: str
     name: str
     input: Any = field(default_factory=dict)
+    caller: None = None
 
 
 Block = Text | Thinking | ToolUse
@@ -78,6 +84,8 @@ class Message(Struct, tag="message", tag_field="type"):
     stop_reason: str | None = None
     stop_sequence: str | None = None
     role: Literal["assistant"] = "assistant"
+    container: None = None
+    stop_details: None = None
 
 
 class StopReason(Struct):
@@ -85,6 +93,8 @@ class StopReason(Struct):
 
     stop_reason: str
     stop_sequence: str | None = None
+    container: None = None
+    stop_details: None = None
 
     @classmethod
     def of(cls, finish: Finish, has_tool_calls: bool) -> StopReason:
@@ -113,6 +123,11 @@ PREFIX = "/v1/messages"
 REQUEST_ID = "request-id"
 
 
+# A field of requests. Clients go on without it if the error has these details.
+THREAD = "thread"
+_THREAD_DETAILS = {"error_code": "thread_unsupported_request"}
+
+
 def error_body(error: ServiceError, request_id: str) -> dict[str, Any]:
     """Make the body of an error response.
 
@@ -123,9 +138,12 @@ def error_body(error: ServiceError, request_id: str) -> dict[str, Any]:
     kind = _TYPES.get(error.status)
     if kind is None:
         kind = "invalid_request_error" if error.status < 500 else "api_error"
+    detail: dict[str, Any] = {"type": kind, "message": _message(error)}
+    if error.param == THREAD:
+        detail["details"] = _THREAD_DETAILS
     return {
         "type": "error",
-        "error": {"type": kind, "message": _message(error)},
+        "error": detail,
         "request_id": request_id,
     }
 

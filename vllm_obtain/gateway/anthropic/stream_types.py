@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from vllm_obtain.gateway.anthropic.response_types import Block, Message, StopReason, UsageBody
 
@@ -77,6 +77,7 @@ class ErrorDetail(Struct):
 
     type: str
     message: str
+    details: dict[str, str] | UnsetType = UNSET
 
 
 class ErrorBody(Struct, tag="error", tag_field="type"):

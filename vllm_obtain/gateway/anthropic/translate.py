@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vllm_obtain.errors import InvalidRequest
+from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.gateway.anthropic.messages import messages_of
 from vllm_obtain.gateway.anthropic.request_types import (
     AnyChoice,
@@ -16,6 +16,7 @@ from vllm_obtain.gateway.anthropic.request_types import (
     Tool,
 )
 from vllm_obtain.gateway.anthropic.request_types import ToolChoice as NamedToolChoice
+from vllm_obtain.gateway.anthropic.response_types import THREAD
 from vllm_obtain.gateway.anthropic.thinking import (
     clear_old_reasoning,
     effort_of,
@@ -53,7 +54,12 @@ def translate(body: PromptFields, takes_effort: bool) -> Translated:
 
     Raises:
         InvalidRequest: the fields contradict each other.
+        UnsupportedParameter: the request continues a thread.
     """
+    if body.thread is not None:
+        raise UnsupportedParameter(
+            THREAD, "Threads are not stored. Send the whole conversation as 'messages'."
+        )
     messages = messages_of(clear_old_reasoning(body), body.system)
     if not messages:
         raise InvalidRequest(

@@ -268,6 +268,10 @@ class Generation:
                 stats.last_token_at = now
                 if not stats.started:
                     stats.start(now)
+                    if stats.prompt_tokens:
+                        # With the first token, because any event rules out a retry.
+                        tokens = stats.prompt_tokens
+                        output.append(PromptProgress(tokens, tokens, stats.cached_tokens))
                 output.append(event)
                 if not self._is_bounded and self._is_exhausted(lease):
                     model = self._model.name

@@ -34,6 +34,7 @@ from vllm_obtain.gateway.inference.generation import start
 from vllm_obtain.gateway.inference.image_inputs import load_images
 from vllm_obtain.gateway.inference.retry import Attempt, RetryPolicy
 from vllm_obtain.gateway.middleware.body import read_body
+from vllm_obtain.gateway.openai import tokenize
 from vllm_obtain.gateway.openai.render import ChatRenderer, Renderer, TextRenderer
 from vllm_obtain.logs.setup import get_logger
 from vllm_obtain.models import Model
@@ -41,7 +42,12 @@ from vllm_obtain.models.chat_tokens import chat_tokens
 from vllm_obtain.protocol.engine_request import ImageInput
 from vllm_obtain.protocol.messages import images_in
 from vllm_obtain.protocol.parsing import parse_chat, parse_completion
-from vllm_obtain.protocol.requests import ChatRequest, InferenceRequest, used_parameters
+from vllm_obtain.protocol.requests import (
+    ChatRequest,
+    CompletionRequest,
+    InferenceRequest,
+    used_parameters,
+)
 from vllm_obtain.protocol.sampling_params import SamplingParams
 
 log = get_logger("vllm_obtain.generate")
@@ -49,6 +55,8 @@ log = get_logger("vllm_obtain.generate")
 # Makes the renderer of a response from the model's name and the sampling parameters.
 RendererType = Callable[[str, SamplingParams], Renderer]
 
+# OpenAI's default of `max_tokens` at /v1/completions.
+_COMPLETION_TOKENS = 16
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -61,15 +69,34 @@ def chat() -> Response:
 def completions() -> Response:
     """POST /v1/completions."""
     request = parse_completion(read_body(), parameter_policy().unknown)
-    return handle(request, partial(TextRenderer, stream_options=request.stream_options))
+    echo = _echoed_prompt(request) if request.echo else ""
+    render = partial(TextRenderer, stream_options=request.stream_options, echo=echo)
+    return handle(request, render, _COMPLETION_TOKENS)
 
 
-def handle(request: InferenceRequest, renderer_type: RendererType) -> Response:
+def _echoed_prompt(request: CompletionRequest) -> str:
+    if request.logprobs is not None:
+        raise UnsupportedParameter(
+            "echo", "With 'logprobs' it needs those of the prompt, which are not computed."
+        )
+    if isinstance(request.prompt, str):
+        return request.prompt
+    services = current_services()
+    model = model_lookup.chat_model(services, request.model)
+    tokens = [token for token in request.prompt if isinstance(token, int)]
+    return tokenize.text_of(services, model, tokens)
+
+
+def handle(
+    request: InferenceRequest, renderer_type: RendererType, max_tokens: int | None = None
+) -> Response:
     """Handle an inference request.
 
     Args:
         request: the request, translated to OpenAI's terms.
         renderer_type: makes the renderer of the client's API.
+        max_tokens: the most tokens if neither the request nor the model sets them; None to fill
+            the context.
 
     Raises:
         ServiceError: the request is invalid or failed.
@@ -83,6 +110,8 @@ def handle(request: InferenceRequest, renderer_type: RendererType) -> Response:
     context_limit = prompt_limits.context_limit(services.settings, model, model_settings)
     prompt_limits.check_messages(request, context_limit)
     defaults = model_lookup.sampling_defaults(model, model_settings)
+    if max_tokens is not None:
+        defaults.setdefault("max_tokens", max_tokens)
     params = SamplingParams.resolve(used_parameters(request), defaults)
     context = new_context(services, bool(request.stream))
     with ExitStack() as stack:

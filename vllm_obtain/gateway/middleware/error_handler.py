@@ -9,7 +9,13 @@ import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from vllm_obtain.errors import ClientDisconnected, InternalError, ServiceError, TooLarge
+from vllm_obtain.errors import (
+    ClientDisconnected,
+    InternalError,
+    NotImplementedRoute,
+    ServiceError,
+    TooLarge,
+)
 from vllm_obtain.gateway.anthropic import response_types as anthropic
 from vllm_obtain.gateway.core.services import current_services
 from vllm_obtain.gateway.middleware.unsupported_routes import no_route
@@ -62,6 +68,10 @@ def _http(error: HTTPException) -> Response:
         return render(
             TooLarge(f"The body is larger than MAX_BODY_MB={limit}. Send a smaller body.")
         )
+    if error.code in (404, 405) and isinstance(
+        missing := no_route(request.path), NotImplementedRoute
+    ):
+        return render(missing)
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}))
         not_allowed = ServiceError(

@@ -23,6 +23,10 @@ _UNSUPPORTED = {
     ),
     "/v1/assistants": ("The Assistants API", _CHAT),
     "/v1/threads": ("The Threads API", _CHAT),
+    "/v1/responses/compact": (
+        "Compaction",
+        "Ask the model for a summary with /v1/responses, and start a new conversation with it.",
+    ),
     "/v1/conversations": ("The Conversations API", _CHAT),
     "/v1/chatkit": ("ChatKit", _CHAT),
     "/v1/fine_tuning": (

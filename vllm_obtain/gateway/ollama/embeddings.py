@@ -14,7 +14,7 @@ from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama.handlers import check_unload_permission, unload_after
-from vllm_obtain.gateway.ollama.models import context_of, find
+from vllm_obtain.gateway.ollama.models import context_of
 from vllm_obtain.gateway.ollama.options import check_context, sampling
 from vllm_obtain.gateway.ollama.request_types import EmbedBody, EmbeddingsBody
 from vllm_obtain.gateway.ollama.response_types import EmbedAnswer, EmbeddingAnswer
@@ -54,7 +54,7 @@ def embeddings() -> Response:
 
 def _model(services: Services, body: EmbedBody | EmbeddingsBody) -> Model:
     check_unload_permission(body.keep_alive)
-    model = model_lookup.embedding_model(services, find(services, body.model).name)
+    model = model_lookup.embedding_model(services, body.model)
     g.model = model.name
     for name in sampling(body.options):
         raise UnsupportedParameter(

@@ -17,7 +17,7 @@ from vllm_obtain.gateway.inference.handler import handle
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama import translate
-from vllm_obtain.gateway.ollama.models import context_of, find
+from vllm_obtain.gateway.ollama.models import context_of
 from vllm_obtain.gateway.ollama.options import check_context
 from vllm_obtain.gateway.ollama.render import ChatRenderer, GenerateRenderer, OllamaRenderer
 from vllm_obtain.gateway.ollama.request_types import (
@@ -52,7 +52,7 @@ def chat() -> Response:
     """POST /api/chat. Without messages it loads the model, or unloads it if `keep_alive` is 0."""
     body = decode(read_body(), _chat)
     services = current_services()
-    model = find(services, body.model)
+    model = services.catalogue.find(body.model)
     if not body.messages:
         reason = _load_or_unload(services, model, body.keep_alive)
         message = MessageAnswer()
@@ -68,7 +68,7 @@ def generate() -> Response:
     """POST /api/generate. Without a prompt it loads the model, or unloads it like `chat`."""
     body = decode(read_body(), _generate)
     services = current_services()
-    model = find(services, body.model)
+    model = services.catalogue.find(body.model)
     if not body.prompt and not body.images:
         reason = _load_or_unload(services, model, body.keep_alive)
         return reply(

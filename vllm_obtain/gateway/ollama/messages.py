@@ -152,7 +152,7 @@ def _message(message: request_types.Message, index: int, open_calls: _OpenCalls)
         )
     if role == "tool":
         call_id = _close_call(message, index, open_calls)
-        return ToolMessage(parts, call_id, message.tool_name or None)
+        return ToolMessage(parts, call_id, message.tool_name or message.name or None)
     if role == "user":
         return UserMessage(parts)
     return DeveloperMessage(parts) if role == "developer" else SystemMessage(parts)
@@ -164,7 +164,9 @@ def _calls(
     translated = []
     for number, call in enumerate(calls):
         function = call.function
-        arguments = msgspec.json.encode(function.arguments).decode()
+        arguments = function.arguments
+        if not isinstance(arguments, str):
+            arguments = msgspec.json.encode(arguments or {}).decode()
         translated.append(
             ToolCall(call.id or f"call_{index}_{number}", CalledFunction(function.name, arguments))
         )
@@ -174,5 +176,5 @@ def _calls(
 
 def _close_call(message: request_types.Message, index: int, open_calls: _OpenCalls) -> str:
     """Close the open call that a tool message belongs to, and return its id."""
-    closed = open_calls.close(message.tool_call_id, message.tool_name)
+    closed = open_calls.close(message.tool_call_id, message.tool_name or message.name)
     return message.tool_call_id or closed or f"call_{index}"

@@ -65,7 +65,7 @@ def show() -> Response:
             param="model",
             code="missing_required_parameter",
         )
-    model = find(current_services(), name)
+    model = current_services().catalogue.find(name)
     return reply(
         ModelAnswer(
             details=_details(model),
@@ -103,17 +103,6 @@ def ps() -> Response:
 def version() -> Response:
     """GET /api/version."""
     return reply(VersionAnswer(VERSION))
-
-
-def find(services: Services, name: str) -> Model:
-    """Find a model by its name in Ollama clients, which append the tag `latest`.
-
-    Raises:
-        ModelNotFound: the model does not exist.
-    """
-    if name.endswith(LATEST) and all(model.name != name for model in services.catalogue.known()):
-        name = name.removesuffix(LATEST)
-    return services.catalogue.find(name)
 
 
 def context_of(services: Services, model: Model) -> int | None:

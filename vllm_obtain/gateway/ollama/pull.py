@@ -23,7 +23,6 @@ from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama.errors import error_body
-from vllm_obtain.gateway.ollama.models import find
 from vllm_obtain.gateway.ollama.request_types import DeleteBody, PullBody
 from vllm_obtain.gateway.ollama.response_types import PullAnswer
 from vllm_obtain.gateway.ollama.translate import LATEST
@@ -66,7 +65,7 @@ def delete() -> Response:
     """DELETE /api/delete."""
     body = decode(read_body(), _delete)
     services = current_services()
-    model = find(services, _require_name(body.model or body.name))
+    model = services.catalogue.find(_require_name(body.model or body.name))
     services.supervisor.request(RemoveModel(model.name), ModelRemoved, 120)
     return Response(mimetype="text/plain")
 

@@ -34,10 +34,10 @@ class DeleteBody(Struct, forbid_unknown_fields=True):
 
 
 class CalledFunction(Struct, forbid_unknown_fields=True):
-    """The function of a tool call; its arguments are an object instead of a string."""
+    """The function of a tool call; its arguments are an object, or a string as in OpenAI's API."""
 
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | str | None = None
     index: int | None = None
 
 
@@ -58,6 +58,8 @@ class Message(Struct, forbid_unknown_fields=True):
     images: Annotated[list[str], Meta(max_length=MAX_PARTS)] | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_PARTS)] | None = None
     tool_name: str | None = None
+    # Of the tool, in older clients; of the author in messages of other roles, where it is ignored.
+    name: str | None = None
     tool_call_id: str | None = None
 
 

@@ -261,9 +261,33 @@ class ChatRenderer(OpenAIRenderer):
 
 
 class TextRenderer(OpenAIRenderer):
-    """The text completions format."""
+    """The text completions format.
+
+    Args:
+        model: as in `Renderer`.
+        params: as in `Renderer`.
+        stream_options: options of a stream.
+        echo: the text before each completion.
+    """
 
     prefix = "cmpl"
+
+    def __init__(
+        self,
+        model: str,
+        params: SamplingParams,
+        stream_options: StreamOptions | None,
+        echo: str = "",
+    ) -> None:
+        super().__init__(model, params, stream_options)
+        self._echo = echo
+
+    def opening(self) -> bytes:
+        """Encode a chunk with the echo, for each choice."""
+        if not self._echo:
+            return b""
+        parts = [TextDelta(self._echo, index=index) for index in range(self.choices)]
+        return b"".join([event(self.chunk(part)) for part in parts])
 
     def logprobs(self, entries: list[dict[str, Any]], index: int) -> dict[str, Any]:
         """Render log probabilities as four parallel lists; offsets count over the whole text."""
@@ -284,7 +308,9 @@ class TextRenderer(OpenAIRenderer):
     def response(self, choices: list[CompletedChoice], usage: Usage) -> Struct:
         """Render a response that is not streamed."""
         bodies = [
-            TextChoice(choice.index, choice.text, self.all_logprobs(choice), choice.reason)
+            TextChoice(
+                choice.index, self._echo + choice.text, self.all_logprobs(choice), choice.reason
+            )
             for choice in choices
         ]
         return TextCompletion(self.id, self.created, self.model, bodies, UsageBody.of(usage))

@@ -12,12 +12,15 @@ from msgspec import Meta, Struct
 from vllm_obtain.errors import InvalidRequest, ResponseNotFound, UnsupportedParameter
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import current_services
+from vllm_obtain.gateway.inference import model_lookup
+from vllm_obtain.gateway.inference.context import parameter_policy
 from vllm_obtain.gateway.inference.handler import handle
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
+from vllm_obtain.gateway.openai import tokenize
 from vllm_obtain.gateway.responses.parse import parse
 from vllm_obtain.gateway.responses.render import ResponsesRenderer
-from vllm_obtain.gateway.responses.response_types import Deleted, ItemList
+from vllm_obtain.gateway.responses.response_types import Deleted, InputTokens, ItemList
 from vllm_obtain.gateway.responses.store import StoredResponses
 from vllm_obtain.gateway.responses.translate import to_chat, to_responses_error
 from vllm_obtain.protocol.responses import error_body
@@ -34,13 +37,25 @@ class Page(Struct, forbid_unknown_fields=True):
 def create() -> Response:
     """POST /v1/responses."""
     g.error_body = lambda error: error_body(to_responses_error(error))
-    body, references = parse(read_body())
+    body, references = parse(read_body(), parameter_policy().ignored)
     responses = _stored_responses()
     items = responses.resolve(references)
     history = responses.conversation(body.previous_response_id)
     chat = to_chat(body, [*history, *items], len(history))
     store = partial(responses.store, items=items)
     return handle(chat, partial(ResponsesRenderer, body=body, store=store))
+
+
+def input_tokens() -> Response:
+    """POST /v1/responses/input_tokens."""
+    g.error_body = lambda error: error_body(to_responses_error(error))
+    services = current_services()
+    body, references = parse(read_body(), parameter_policy().ignored)
+    responses = _stored_responses()
+    history = responses.conversation(body.previous_response_id)
+    chat = to_chat(body, [*history, *responses.resolve(references)], len(history))
+    model = model_lookup.chat_model(services, chat.model)
+    return reply(InputTokens(tokenize.count(services, model, chat)))
 
 
 def show(name: str) -> Response:

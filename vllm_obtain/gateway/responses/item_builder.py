@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from msgspec import UNSET
 
 from vllm_obtain.gateway.responses import stream_types
 from vllm_obtain.gateway.responses.encrypted_reasoning import seal
@@ -142,11 +144,17 @@ class FunctionCallBuilder(ItemBuilder):
     Args:
         index: its index in `output`.
         first: the first delta, which has the name and the id.
+        namespaced: see `ResponsesRequest.namespaced`.
     """
 
-    def __init__(self, index: int, first: ToolCallDelta) -> None:
+    def __init__(
+        self, index: int, first: ToolCallDelta, namespaced: Mapping[str, tuple[str, str]]
+    ) -> None:
         self.number = first.number
-        self.call = FunctionCall(call_id=first.id or "", name=first.name or "", arguments="")
+        namespace, name = namespaced.get(first.name or "", (UNSET, first.name or ""))
+        self.call = FunctionCall(
+            call_id=first.id or "", name=name, arguments="", namespace=namespace
+        )
         super().__init__(self.call, index)
 
     def add(self, arguments: str) -> StreamEvent:
@@ -166,9 +174,17 @@ class ResponseBuilder:
         summary: whether reasoning is returned as its summary.
         sealed: whether reasoning has `encrypted_content`.
         alternatives: number of alternative tokens in log probabilities.
+        namespaced: see `ResponsesRequest.namespaced`.
     """
 
-    def __init__(self, summary: bool = False, sealed: bool = False, alternatives: int = 0) -> None:
+    def __init__(
+        self,
+        summary: bool = False,
+        sealed: bool = False,
+        alternatives: int = 0,
+        namespaced: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        self._namespaced = namespaced or {}
         self._summary = summary
         self._sealed = sealed
         self._alternatives = alternatives
@@ -213,7 +229,7 @@ class ResponseBuilder:
     def _tool_call(self, event: ToolCallDelta) -> Iterator[StreamEvent]:
         builder = self._open
         if not isinstance(builder, FunctionCallBuilder) or builder.number != event.number:
-            builder = FunctionCallBuilder(len(self.output), event)
+            builder = FunctionCallBuilder(len(self.output), event, self._namespaced)
             yield from self._begin(builder)
         if event.arguments:
             yield builder.add(event.arguments)

@@ -78,6 +78,7 @@ class FunctionCall(Item, tag="function_call", kw_only=True):
     call_id: str
     name: str
     arguments: str
+    namespace: str | UnsetType = UNSET
 
     prefix: ClassVar[str] = "fc"
 

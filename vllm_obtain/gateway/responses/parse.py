@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.gateway.responses.items import GivenItem, Message
-from vllm_obtain.gateway.responses.request_types import ResponsesRequest
-from vllm_obtain.gateway.responses.unsupported import check, explain
+from vllm_obtain.gateway.responses.request_types import ResponsesRequest, Tool
+from vllm_obtain.gateway.responses.unsupported import check, explain, is_built_in
 from vllm_obtain.protocol.parsing import convert, decode, finite_number
+from vllm_obtain.protocol.tools import MAX_TOOLS
 
 
 class _Items(Struct):
     input: list[GivenItem]
 
 
-_decoder = msgspec.json.Decoder(ResponsesRequest, float_hook=finite_number)
+class _BuiltIn(Struct, tag="built_in"):
+    """Stands for a tool of OpenAI's servers, so that the others keep their index in errors."""
 
 
-def parse(body: bytes) -> tuple[ResponsesRequest, list[GivenItem]]:
+class _Tools(Struct):
+    tools: list[Tool | _BuiltIn]
+
+
+class _Body(ResponsesRequest, forbid_unknown_fields=True, kw_only=True):
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] | None = None  # type: ignore[assignment]
+
+
+_decoder = msgspec.json.Decoder(_Body, float_hook=finite_number)
+
+
+def parse(
+    body: bytes, ignored: list[str] | None = None
+) -> tuple[ResponsesRequest, list[GivenItem]]:
     """Read the body of POST /v1/responses.
+
+    Args:
+        body: JSON.
+        ignored: list to append the built-in tools of OpenAI to, which are dropped.
 
     Returns:
         The fields, and the items of `input`; plain text becomes a user message.
@@ -33,9 +52,22 @@ def parse(body: bytes) -> tuple[ResponsesRequest, list[GivenItem]]:
     try:
         request = decode(body, _decoder)
         check(request)
+        if request.tools is not None:
+            _set_tools(request, request.tools, ignored)
         return request, _items(request)
     except InvalidRequest as error:
         raise explain(body) or error from None
+
+
+def _set_tools(
+    request: ResponsesRequest, raw: list[dict[str, Any]], ignored: list[str] | None
+) -> None:
+    dropped = [tool["type"] for tool in raw if is_built_in(tool.get("type"))]
+    given = [{"type": "built_in"} if is_built_in(tool.get("type")) else tool for tool in raw]
+    tools = convert({"tools": given}, _Tools).tools
+    request.tools = [tool for tool in tools if not isinstance(tool, _BuiltIn)]
+    if ignored is not None:
+        ignored += (f"tools.{kind}" for kind in dropped)
 
 
 def _items(request: ResponsesRequest) -> list[GivenItem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +13,7 @@ from vllm_obtain.gateway.openai.render import Batches, Renderer
 from vllm_obtain.gateway.responses import response_types, stream_types
 from vllm_obtain.gateway.responses.item_builder import ResponseBuilder
 from vllm_obtain.gateway.responses.items import new_id
-from vllm_obtain.gateway.responses.request_types import FunctionTool, PlainText, ResponsesRequest
+from vllm_obtain.gateway.responses.request_types import PlainText, ResponsesRequest
 from vllm_obtain.gateway.responses.response_types import ResponseBody
 from vllm_obtain.gateway.responses.stream_types import StreamEvent
 from vllm_obtain.gateway.responses.translate import to_responses_error
@@ -44,7 +43,7 @@ class ResponsesRenderer(Renderer):
         self._store = store
         self._sequence_number = 0
         self._builder = ResponseBuilder(
-            body.summarises, body.includes_reasoning, params.logprobs or 0
+            body.summarises, body.includes_reasoning, params.logprobs or 0, body.namespaced
         )
         self._body = _new_response(body, params, model, self.created)
 
@@ -130,6 +129,8 @@ def _new_response(
         metadata=body.metadata or {},
         output=[],
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
         reasoning={
@@ -141,12 +142,8 @@ def _new_response(
         temperature=params.temperature,
         text={"format": (text.format if text else None) or PlainText()},
         tool_choice=body.tool_choice or "auto",
-        tools=[_tool(tool) for tool in body.tools or ()],
+        tools=body.tools or [],
         top_logprobs=body.top_logprobs or 0,
         top_p=params.top_p,
         user=body.user,
     )
-
-
-def _tool(tool: FunctionTool) -> dict[str, Any]:
-    return {"type": "function", **msgspec.structs.asdict(tool)}

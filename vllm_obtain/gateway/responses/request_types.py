@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vllm_obtain.protocol.messages import MAX_MESSAGES
 from vllm_obtain.protocol.requests import Positive, Probability
@@ -20,6 +20,21 @@ class FunctionTool(Struct, tag="function", forbid_unknown_fields=True, kw_only=T
     description: str | None = None
     parameters: Schema | None = None
     strict: bool | None = None
+    # Accepted without effect.
+    output_schema: Schema | UnsetType | None = UNSET
+    defer_loading: bool | UnsetType | None = UNSET
+    allowed_callers: list[str] | UnsetType | None = UNSET
+
+
+class NamespaceTool(Struct, tag="namespace", forbid_unknown_fields=True, kw_only=True):
+    """Functions under a common name; the model sees them as `namespace__function`."""
+
+    name: Name
+    description: str | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)]
+
+
+Tool = FunctionTool | NamespaceTool
 
 
 class NamedFunction(Struct, tag="function", forbid_unknown_fields=True):
@@ -78,6 +93,11 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
+def qualified(namespace: str, name: str) -> str:
+    """Return the name that a function of a namespace has for the model."""
+    return f"{namespace}__{name}"
+
+
 class ResponsesRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of POST /v1/responses. The fields after `user` are not supported."""
 
@@ -95,7 +115,7 @@ class ResponsesRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     include: list[str] | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -109,6 +129,7 @@ class ResponsesRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    client_metadata: dict[str, Any] | None = None
     user: str | None = None
 
     background: bool | None = None
@@ -116,6 +137,16 @@ class ResponsesRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     prompt: Any = None
     max_tool_calls: int | None = None
     prompt_cache_retention: str | None = None
+
+    @property
+    def namespaced(self) -> dict[str, tuple[str, str]]:
+        """Namespace and name of each function in a namespace, by its name for the model."""
+        return {
+            qualified(tool.name, function.name): (tool.name, function.name)
+            for tool in self.tools or ()
+            if isinstance(tool, NamespaceTool)
+            for function in tool.tools
+        }
 
     @property
     def stores(self) -> bool:

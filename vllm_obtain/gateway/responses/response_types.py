@@ -77,6 +77,8 @@ class ResponseBody(Struct, kw_only=True):
     metadata: dict[str, str]
     output: list[KeptItem]
     parallel_tool_calls: bool
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     previous_response_id: str | None
     prompt_cache_key: str | None
     reasoning: dict[str, Any]
@@ -92,6 +94,13 @@ class ResponseBody(Struct, kw_only=True):
     truncation: str = "disabled"
     usage: ResponseUsage | None = None
     user: str | None
+
+
+class InputTokens(Struct):
+    """The response of input_tokens."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"
 
 
 class ItemList(Struct):

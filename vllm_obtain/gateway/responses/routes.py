@@ -7,7 +7,12 @@ from vllm_obtain.gateway.core.route import Route
 from vllm_obtain.gateway.responses import handlers, stream_types
 from vllm_obtain.gateway.responses.items import GivenItem
 from vllm_obtain.gateway.responses.request_types import ResponsesRequest
-from vllm_obtain.gateway.responses.response_types import Deleted, ItemList, ResponseBody
+from vllm_obtain.gateway.responses.response_types import (
+    Deleted,
+    InputTokens,
+    ItemList,
+    ResponseBody,
+)
 
 _RESPONSE_ID = {"name": "The id of the response."}
 
@@ -61,6 +66,24 @@ ROUTES = [
         details="The response is stored unless `store` is false. `previous_response_id` continues "
         "a stored response. In items of `input`, null equals an omitted field, and an item "
         "without `type` is a message.",
+    ),
+    Route(
+        "POST",
+        "/v1/responses/input_tokens",
+        handlers.input_tokens,
+        "Count the input tokens of a response.",
+        "Responses",
+        response=InputTokens,
+        body=Request,
+        errors=(
+            *codes.ENGINE,
+            *codes.CHAT,
+            "response_not_found",
+            "previous_response_not_found",
+        ),
+        example={"model": "smollm2-135m", "input": "Why is the sky blue?"},
+        details="Nothing is generated or stored. Counts the tokens of the prompt that the same "
+        "body makes at `/v1/responses`.",
     ),
     Route(
         "GET",

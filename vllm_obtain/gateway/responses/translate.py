@@ -20,7 +20,7 @@ from vllm_obtain.gateway.responses.items import (
     Reasoning,
     Refusal,
 )
-from vllm_obtain.gateway.responses.request_types import ResponsesRequest
+from vllm_obtain.gateway.responses.request_types import ResponsesRequest, qualified
 from vllm_obtain.protocol import messages as chat
 from vllm_obtain.protocol import tools
 from vllm_obtain.protocol.requests import ChatRequest, StreamOptions
@@ -68,8 +68,8 @@ def to_chat(request: ResponsesRequest, items: Sequence[KeptItem], before: int = 
         logprobs=request.includes_logprobs or None,
         top_logprobs=request.top_logprobs or None,
         response_format=_format(request.text),
-        tools=[_tool(tool) for tool in request.tools] if request.tools else None,
-        tool_choice=_choice(request.tool_choice),
+        tools=[each for tool in request.tools or () for each in _functions(tool)] or None,
+        tool_choice=_choice(request),
         parallel_tool_calls=request.parallel_tool_calls,
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
         metadata=request.metadata,
@@ -112,22 +112,34 @@ def _format(text: responses.TextConfig | None) -> tools.ResponseFormat | None:
     )
 
 
-def _tool(tool: responses.FunctionTool) -> tools.Tool:
-    return tools.Tool(tools.Function(tool.name, tool.description, tool.parameters, tool.strict))
+def _functions(tool: responses.Tool) -> list[tools.Tool]:
+    if isinstance(tool, responses.FunctionTool):
+        return [_function(tool, tool.name)]
+    return [_function(each, qualified(tool.name, each.name)) for each in tool.tools]
 
 
-def _choice(choice: responses.ToolChoice | None) -> tools.ToolChoice | None:
+def _function(tool: responses.FunctionTool, name: str) -> tools.Tool:
+    return tools.Tool(tools.Function(name, tool.description, tool.parameters, tool.strict))
+
+
+def _choice(request: ResponsesRequest) -> tools.ToolChoice | None:
+    choice = request.tool_choice
     if isinstance(choice, responses.NamedFunction):
-        return _named(choice)
+        return _named(choice, request)
     if isinstance(choice, responses.AllowedTools):
         return tools.AllowedTools(
-            tools.Allowed(choice.mode, [_named(tool) for tool in choice.tools])
+            tools.Allowed(choice.mode, [_named(tool, request) for tool in choice.tools])
         )
     return choice
 
 
-def _named(tool: responses.NamedFunction) -> tools.NamedTool:
-    return tools.NamedTool(tools.FunctionName(tool.name))
+def _named(choice: responses.NamedFunction, request: ResponsesRequest) -> tools.NamedTool:
+    """Name a function as the model does; one of a namespace may be named without it."""
+    name = choice.name
+    if all(tool.name != name for tool in request.tools or ()):
+        own_names = (full for full, (_, own) in request.namespaced.items() if own == name)
+        name = next(own_names, name)
+    return tools.NamedTool(tools.FunctionName(name))
 
 
 def _messages(
@@ -189,7 +201,8 @@ def _is_empty(turn: chat.AssistantMessage) -> bool:
 
 def _add(turn: chat.AssistantMessage, item: Message | FunctionCall | Reasoning, where: str) -> None:
     if isinstance(item, FunctionCall):
-        function = chat.CalledFunction(item.name, item.arguments)
+        name = item.name if not item.namespace else qualified(item.namespace, item.name)
+        function = chat.CalledFunction(name, item.arguments)
         if turn.tool_calls is None:
             turn.tool_calls = []
         turn.tool_calls.append(chat.ToolCall(item.call_id, function))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,10 +55,23 @@ _INCLUDABLE = (
     "reasoning.encrypted_content",
 )
 
+# Tools that OpenAI's servers run, or whose calls only OpenAI's models write. They are dropped.
+_BUILT_IN = re.compile(
+    r"(?:web_search(?:_preview)?(?:_\d{4}_\d{2}_\d{2})?|file_search|code_interpreter|mcp|"
+    r"image_generation|computer|computer_use_preview|local_shell|shell|apply_patch|tool_search|"
+    r"programmatic_tool_calling)\Z"
+)
+_TOOLS = ("function", "namespace")
+
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 _PARTS = ("input_text", "input_image", "output_text", "refusal")
 _REASONING_PARTS = ("summary_text", "reasoning_text")
 _FORMATS = ("text", "json_object", "json_schema")
+
+
+def is_built_in(kind: object) -> bool:
+    """Whether a tool of this type is one of OpenAI's built-in tools."""
+    return isinstance(kind, str) and _BUILT_IN.match(kind) is not None
 
 
 def check(request: ResponsesRequest) -> None:
@@ -100,7 +114,10 @@ def explain(body: bytes) -> UnsupportedParameter | None:
 
 def _unsupported_types(raw: dict[str, Any]) -> Iterator[UnsupportedParameter]:
     for where, tool in _numbered(raw.get("tools"), "tools"):
-        yield from _kind(where, tool, ("function",), "a tool", "Define a function.")
+        if not is_built_in(tool.get("type")):
+            yield from _kind(where, tool, _TOOLS, "a tool", "Define a function.")
+        for inside, each in _numbered(tool.get("tools"), f"{where}.tools"):
+            yield from _kind(inside, each, ("function",), "a tool", "Define a function.")
     choice = raw.get("tool_choice")
     if isinstance(choice, dict):
         kinds = ("function", "allowed_tools")

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class EngineRun:
         name = file_name()
         self.socket = runtime / f"{name}.sock"
         self.stage: str | None = None
+        self._folder: Path | None = None
         self._files = files
         self._adapter = adapter
         self._process = EngineProcess(
@@ -97,6 +99,7 @@ class EngineRun:
         launch = adapter.launch(self._files, sizing, self.socket)
         gpus = gpu_variables(settings.models.of(self._files.name))
         launch = replace(launch, env={**launch.env, **gpus})
+        self._folder = launch.folder
         try:
             async with asyncio.timeout(limit):
                 await self._process.start(launch)
@@ -142,8 +145,10 @@ class EngineRun:
         await (self._process.stop() if grace is None else self._process.stop(grace))
 
     def close(self) -> None:
-        """Remove the socket, and allow a removal of the model. Idempotent."""
+        """Remove the socket and other files, and allow a removal of the model. Idempotent."""
         self.socket.unlink(missing_ok=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
