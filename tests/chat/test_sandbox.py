@@ -108,6 +108,8 @@ def test_a_stopped_process_is_replaced_and_leaves_no_verdict(
     stopped = sandbox._of_process(os.getpid()).pids
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
+        process = psutil.Process(pid)
+        eventually(lambda process=process: process.status() == psutil.STATUS_STOPPED)
     assert grammar_checker.problem(lark) == ""
     assert not set(stopped[-1:]) & children()
 
