@@ -26,6 +26,8 @@ NOTES = {
     "n": "at temperature 0 all choices are the same completion, generated once",
     "tools": "in the format of the chat template, or described in the prompt",
     "reasoning_effort": "if the chat template supports it",
+    "enable_thinking": "if the chat template supports it",
+    "think": "if the chat template supports it",
     "continue_final_message": "if the chat template keeps the last message unchanged",
     "echo": "not together with `logprobs`",
     "store": "`false` is accepted",

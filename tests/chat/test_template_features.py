@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +104,9 @@ def test_a_limit_is_no_verdict_but_delays_the_next_attempt(
         with pytest.raises(TemplateLimit, match=r"'m' takes too much CPU time.*'chat_template'"):
             features(known, LOOPS)
     assert calls == ["probe"] and not cache.exists()
-    now = template_features.time.monotonic() + template_features._RETRY_SECONDS + 1
-    monkeypatch.setattr(template_features.time, "monotonic", lambda: now)
+    later = template_features._RETRY_SECONDS + 1
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + later)
+    monkeypatch.setattr(template_features, "time", clock)
     with pytest.raises(TemplateLimit):
         features(known, LOOPS)
     assert calls == ["probe", "probe"]

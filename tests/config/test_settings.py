@@ -86,7 +86,7 @@ EXAMPLE = ROOT / ".env.example"
         ("MAX_QUEUED_REQUESTS", "-1", "between 0 and "),
         ("ENABLE_CACHING", "x", "true or false"),
         ("STREAM_PULSE_CHUNKS", "x", "true or false"),
-        ("STRICT_PARAMETERS", "x", "true or false"),
+        ("STRICT_PARAMETERS", "x", "contract, strict"),
         ("SHARED_PREFIX_CACHE", "x", "true or false"),
         ("CORE_FILES", "x", "true or false"),
         ("LOG_PROMPTS", "x", "true or false"),
@@ -211,3 +211,17 @@ def test_the_example_documents_every_variable_with_its_default() -> None:
         "VLLM_EXTRA_ARGS",
     }
     assert {name for name, value in shown.items() if not value} == optional
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        ("contract", "contract"),
+        ("strict", "strict"),
+        ("lenient", "lenient"),
+        ("true", "contract"),
+        ("False", "lenient"),
+    ],
+)
+def test_the_spellings_of_strict_parameters(value: str, meaning: str) -> None:
+    assert Settings.load({"STRICT_PARAMETERS": value}).strict_parameters == meaning

@@ -1,10 +1,11 @@
-"""STRICT_PARAMETERS=false: what cannot be honoured is ignored, and told."""
+"""STRICT_PARAMETERS: which parameters are rejected, and which are ignored and named."""
 
 from __future__ import annotations
 
 import http.client
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -64,10 +65,87 @@ def test_what_is_wrong_stays_wrong(service: Service) -> None:
         {"messages": []},
         {"messages": [HI], "temperature": 7},
         {"messages": [HI], "tool_choice": "required"},
-        {"messages": [HI], **{f"unknown_{n}": n for n in range(40)}},
     ):
         status, _, answer = service.request(CHAT, body)
         assert status == 400, answer
+
+
+def test_many_unknown_fields_are_not_all_named(service: Service) -> None:
+    (service.folder / "go").touch()
+    body = {"messages": [HI], **{f"unknown_{n}": n for n in range(40)}}
+    status, headers, _ = service.request(CHAT, body)
+    assert status == 200 and len(headers["x-ignored-parameters"].split(", ")) == 32
+
+
+TEXT = {"type": "text", "text": "hi", "extra": 1}
+TOOL = {"type": "function", "function": {"name": "f", "extra": 1}}
+UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"messages": [HI], "extra": 1}, "extra"),
+    (CHAT, {"messages": [{**HI, "extra": 1}] * 30}, "messages[0].extra"),
+    (CHAT, {"messages": [{"role": "user", "content": [TEXT]}]}, "messages[0].content[0].extra"),
+    (CHAT, {"messages": [HI], "tools": [TOOL]}, "tools[0].function.extra"),
+    ("/v1/completions", {"prompt": "hi", "extra": 1}, "extra"),
+    ("/v1/messages", {"model": "a", "max_tokens": 9, "messages": [HI], "extra": 1}, "extra"),
+    ("/v1/responses", {"input": "hi", "extra": 1}, "extra"),
+    ("/v1/responses", {"input": [{**HI, "extra": 1}]}, "input[0].extra"),
+    ("/api/chat", {"model": "a", "messages": [HI], "stream": False, "extra": 1}, "extra"),
+    ("/api/generate", {"model": "a", "prompt": "hi", "options": {"extra": 1}}, "options.extra"),
+]
+ADVISORY = {"store": True, "verbosity": "low", "reasoning_effort": "high"}
+
+
+@pytest.fixture(scope="module", params=["contract", "strict"])
+def strictness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, str]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    models = folder / "models"
+    models.mkdir()
+    write_model(models, "a")
+    env = {**ENVIRONMENT, "MODELS_DIR": str(models), "STRICT_PARAMETERS": request.param}
+    with Service(["run.py", "--no-fetch"], folder, env) as server:
+        yield server, request.param
+
+
+@pytest.mark.parametrize(("path", "body", "name"), UNKNOWN)
+def test_unknown_fields(
+    path: str, body: dict[str, Any], name: str, strictness: tuple[Service, str]
+) -> None:
+    service, mode = strictness
+    status, headers, answer = service.request(path, {"model": "a", **body})
+    if mode == "strict":
+        assert status == 400 and name.encode() in answer
+    else:
+        assert (status, headers.get("x-ignored-parameters")) == (200, name), answer
+
+
+def test_advisory_parameters(strictness: tuple[Service, str]) -> None:
+    service, mode = strictness
+    status, headers, answer = service.request(CHAT, {"messages": [HI], **ADVISORY})
+    if mode == "strict":
+        assert status == 400 and json.loads(answer)["error"]["param"] in ADVISORY
+    else:
+        assert status == 200, answer
+        assert sorted(headers["x-ignored-parameters"].split(", ")) == sorted(ADVISORY)
+
+
+def test_what_changes_the_completion_is_never_ignored(strictness: tuple[Service, str]) -> None:
+    for fields in ({"min_tokens": 3}, {"web_search_options": {}}, {"modalities": ["audio"]}):
+        status, _, answer = strictness[0].request(CHAT, {"messages": [HI], **fields})
+        assert status == 400 and json.loads(answer)["error"]["param"] == next(iter(fields))
+
+
+def test_a_response_with_ignored_parameters_is_cached(strictness: tuple[Service, str]) -> None:
+    service, mode = strictness
+    body = {"messages": [HI], "temperature": 0}
+    assert service.request(CHAT, body)[0] == 200
+    status, headers, _ = service.request(CHAT, {**body, "extra": 1})
+    if mode == "contract":
+        assert (status, headers["x-cache"], headers["x-ignored-parameters"]) == (
+            200,
+            "hit",
+            "extra",
+        )
 
 
 def test_a_stream_is_kept_alive_by_empty_pieces(service: Service) -> None:

@@ -212,7 +212,7 @@ def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str,
     if reserved := sorted(RESERVED & kwargs.keys()):
         name = f"chat_template_kwargs.{reserved[0]}"
         raise InvalidRequest(f"Invalid '{name}': use the field of the request instead.", param=name)
-    effort = request.reasoning_effort
+    param, effort = _effort(request)
     if effort is None:
         return kwargs
     known = chat_format.effort_variables
@@ -224,9 +224,18 @@ def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str,
         kwargs.setdefault("thinking", effort != "none")
     elif effort != "none" or chat_format.marks is not None:
         raise UnsupportedParameter(
-            "reasoning_effort", "This model's chat template does not support it. Remove it."
+            param, "This model's chat template does not support it. Remove it."
         )
     return kwargs
+
+
+def _effort(request: ChatRequest) -> tuple[str, str | None]:
+    """Return the reasoning effort of a request, and the field that sets it."""
+    for name in ("enable_thinking", "think"):
+        value = getattr(request, name)
+        if request.reasoning_effort is None and value is not None:
+            return name, "medium" if value else "none"
+    return "reasoning_effort", request.reasoning_effort
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ Engine = Literal["auto", "mlx", "vllm", "llama_cpp"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Executor = Literal["mp", "ray"]
 ModelSource = Literal["auto", "huggingface", "modelscope"]
+Strictness = Literal["contract", "strict", "lenient"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 # Content of the file MODEL_SETTINGS for child processes, so that a worker started later does not
@@ -111,7 +112,7 @@ class Settings(BaseModel):
     grace_period: float = Field(30, ge=0, le=86_400)
     stream_pulse: float = Field(10, ge=0, le=3600)
     stream_pulse_chunks: bool = False
-    strict_parameters: bool = True
+    strict_parameters: Annotated[Strictness, BeforeValidator(validators.strictness)] = "contract"
     max_concurrent_requests: int = Field(100, ge=1, le=100_000)
     max_queued_requests: int = Field(0, ge=0, le=100_000)
     max_body_mb: int = Field(64, ge=1, le=1024)

@@ -101,6 +101,12 @@ def named_engine(value: object) -> object:
     return engine_name(value) if isinstance(value, str) else value
 
 
+def strictness(value: object) -> object:
+    """Normalize STRICT_PARAMETERS, which was a boolean in 0.1.0."""
+    text = str(value).strip().lower()
+    return {"true": "contract", "false": "lenient"}.get(text, text)
+
+
 def upper(value: object) -> object:
     """Convert a string to upper case."""
     return value.strip().upper() if isinstance(value, str) else value

@@ -131,18 +131,18 @@ _embedding = msgspec.json.Decoder(EmbeddingRequest)
 _rerank = msgspec.json.Decoder(RerankRequest)
 
 
-def parse_embedding(body: bytes) -> EmbeddingRequest:
+def parse_embedding(body: bytes, ignored: list[str] | None = None) -> EmbeddingRequest:
     """Parse the body of POST /v1/embeddings.
 
     Raises:
         InvalidRequest: not JSON, a wrong type, a value out of range, or an unknown field.
     """
-    return decode(body, _embedding)
+    return decode(body, _embedding, ignored)
 
 
-def parse_rerank(body: bytes) -> RerankRequest:
+def parse_rerank(body: bytes, ignored: list[str] | None = None) -> RerankRequest:
     """Parse the body of POST /v1/rerank; raises as `parse_embedding` does."""
-    return decode(body, _rerank)
+    return decode(body, _rerank, ignored)
 
 
 def _checked(item: str | int | list[int], number: int) -> str | list[int]:

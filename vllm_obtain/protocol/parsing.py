@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest
@@ -33,7 +35,7 @@ MOST_VALUES = 1_200_000
 # The most fields in a body, counted by its colons. Each takes a worker half a microsecond.
 MOST_FIELDS = 500_000
 
-# Each ignored field costs another decoding of the body.
+# Names of ignored fields that a response header has.
 _MOST_IGNORED = 32
 
 
@@ -45,6 +47,7 @@ def finite_number(text: str) -> float:
     return max(-sys.float_info.max, min(sys.float_info.max, float(text)))
 
 
+_any = msgspec.json.Decoder(float_hook=finite_number)
 _chat = msgspec.json.Decoder(ChatRequest, float_hook=finite_number)
 _completion = msgspec.json.Decoder(CompletionRequest, float_hook=finite_number)
 
@@ -94,7 +97,8 @@ def decode(
     Args:
         body: JSON.
         decoder: decoder of the expected type.
-        ignored: list to append the names of unknown fields to; None rejects them.
+        ignored: list to append the names of unknown fields to; None rejects them. Fields of the
+            same name in several elements of a list have one name.
         tags: the allowed tags of union types, by patterns of the field; the first match is used.
 
     Raises:
@@ -102,22 +106,20 @@ def decode(
             type, or a value out of range; an `UnsupportedParameter` for an unknown field.
     """
     _check_values(body)
-    while True:
-        try:
-            return _decoded(body, decoder)
-        except msgspec.ValidationError as error:
-            refusal = _refusal(str(error), tags)
-            if ignored is None or not isinstance(refusal, UnsupportedParameter):
-                raise refusal from None
-            if len(ignored) == _MOST_IGNORED:
-                raise refusal from None
-            body = _without(body, refusal)
-            ignored.append(str(refusal.param))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            message = f"The body is not valid JSON: {error}."
-            raise InvalidRequest(message, code="invalid_json") from None
-        except RecursionError:
-            raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+    try:
+        return _decoded(body, decoder)
+    except msgspec.ValidationError as error:
+        refusal = _refusal(str(error), tags)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"The body is not valid JSON: {error}."
+        raise InvalidRequest(message, code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+    if ignored is None or not isinstance(refusal, UnsupportedParameter):
+        raise refusal
+    kind: Any = decoder.type
+    converted: T = convert(_any.decode(body), kind, ignored, tags)
+    return converted
 
 
 def _check_values(body: bytes) -> None:
@@ -135,35 +137,71 @@ def _check_values(body: bytes) -> None:
             )
 
 
-def _without(body: bytes, refusal: UnsupportedParameter) -> bytes:
-    """Remove the field that an error names, such as `messages[0].content`.
+def convert(value: Any, kind: type[T], ignored: list[str] | None = None, tags: Tags = _TAGS) -> T:
+    """Convert a decoded value to a type, with the errors of `decode`.
+
+    Args:
+        value: the value; unknown fields are removed from it.
+        kind: the type.
+        ignored: as for `decode`.
+        tags: as for `decode`.
 
     Raises:
-        InvalidRequest: the error itself, if the field cannot be located.
+        InvalidRequest: as `decode`.
     """
+    if ignored is not None:
+        found: list[str] = []
+        any_kind: Any = kind
+        _prune(value, _type_info(any_kind), "", found)
+        # One name for all elements of a list.
+        names = {re.sub(r"\[\d+\]", "[]", name): name for name in reversed(found)}
+        ignored += list(reversed(names.values()))[: max(0, _MOST_IGNORED - len(ignored))]
     try:
-        value = msgspec.json.decode(body)
-        path, _, last = _split_path(value, str(refusal.param))
-        parent = value
-        for step in re.findall(r"[^.\[\]]+", path):
-            parent = parent[int(step)] if isinstance(parent, list) else parent[step]
-        del parent[last]
-        return msgspec.json.encode(value)
-    except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
-        raise refusal from None
-
-
-def _split_path(value: object, name: str) -> tuple[str, str, str]:
-    """Split a path into parent and field; a top-level field may contain dots."""
-    return ("", "", name) if isinstance(value, dict) and name in value else name.rpartition(".")
-
-
-def convert(value: object, kind: type[T]) -> T:
-    """Convert a decoded value to a type, with the errors of `decode`."""
-    try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(_with_integers(value), kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error), _TAGS) from None
+        raise _refusal(str(error), tags) from None
+
+
+@functools.cache
+def _type_info(kind: Any) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+def _prune(value: Any, kind: inspect.Type, path: str, found: list[str]) -> None:
+    """Remove the fields of objects that their types do not have, and append their names."""
+    if isinstance(kind, inspect.Metadata):
+        _prune(value, kind.type, path, found)
+    elif isinstance(kind, inspect.UnionType):
+        for each in kind.types:
+            if _matches(value, each):
+                _prune(value, each, path, found)
+                return
+    elif isinstance(kind, inspect.ListType) and isinstance(value, list):
+        for number, item in enumerate(value):
+            _prune(item, kind.item_type, f"{path}[{number}]", found)
+    elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
+        for name, item in value.items():
+            _prune(item, kind.value_type, _join(path, name), found)
+    elif isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        fields = {field.encode_name: field.type for field in kind.fields}
+        for name in list(value):
+            if name in fields:
+                _prune(value[name], fields[name], _join(path, name), found)
+            elif name != kind.tag_field:
+                del value[name]
+                found.append(_join(path, name))
+
+
+def _matches(value: Any, kind: inspect.Type) -> bool:
+    """Whether a value belongs to this type of a union."""
+    if isinstance(kind, inspect.Metadata):
+        return _matches(value, kind.type)
+    if isinstance(kind, inspect.StructType):
+        is_tagged = kind.tag_field is not None
+        return isinstance(value, dict) and (not is_tagged or value.get(kind.tag_field) == kind.tag)
+    if isinstance(kind, inspect.ListType):
+        return isinstance(value, list)
+    return isinstance(kind, inspect.DictType) and isinstance(value, dict)
 
 
 def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -173,7 +211,7 @@ def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         if "got `float`" not in str(error):
             raise
     # Some languages write integers as 20.0, which JSON Schema accepts as an integer.
-    value = _with_integers(msgspec.json.decode(body))
+    value = _with_integers(_any.decode(body))
     converted: T = msgspec.convert(value, decoder.type, str_keys=True)
     return converted
 

@@ -74,6 +74,7 @@ class InferenceFields(Struct, kw_only=True):
     # Fields that the gateway implements for every engine: see `chat/prepare.py`.
     OURS: ClassVar[frozenset[str]] = frozenset(
         "messages prompt tools tool_choice parallel_tool_calls response_format reasoning_effort "
+        "enable_thinking think "
         "chat_template_kwargs add_generation_prompt continue_final_message guided_json "
         "guided_regex guided_choice guided_grammar structured_outputs echo".split()
     )
@@ -101,6 +102,8 @@ class ChatRequest(InferenceFields, kw_only=True, forbid_unknown_fields=True):
     functions: list[Any] | None = None
     function_call: Any = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    enable_thinking: bool | None = None
+    think: bool | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     prediction: dict[str, Any] | None = None
     modalities: list[str] | None = None

@@ -74,15 +74,15 @@ _tokenize = msgspec.json.Decoder(TokenizeRequest)
 _detokenize = msgspec.json.Decoder(DetokenizeRequest)
 
 
-def parse_tokenize(body: bytes) -> TokenizeRequest:
+def parse_tokenize(body: bytes, ignored: list[str] | None = None) -> TokenizeRequest:
     """Parse the body of POST /tokenize.
 
     Raises:
         InvalidRequest: not JSON, a wrong type, or an unknown field.
     """
-    return decode(body, _tokenize)
+    return decode(body, _tokenize, ignored)
 
 
-def parse_detokenize(body: bytes) -> DetokenizeRequest:
+def parse_detokenize(body: bytes, ignored: list[str] | None = None) -> DetokenizeRequest:
     """Parse the body of POST /detokenize; raises as `parse_tokenize` does."""
-    return decode(body, _detokenize)
+    return decode(body, _detokenize, ignored)

@@ -40,7 +40,7 @@ def client() -> Iterator[FlaskClient]:
     model = SimpleNamespace(name="mini", kind="embedding")
     catalogue = SimpleNamespace(known=lambda: (model,), find=lambda _: model)
     app.extensions[EXTENSION] = SimpleNamespace(catalogue=catalogue, settings=Settings())
-    app.config["BODY_TIMEOUT"] = 5.0
+    app.config |= {"BODY_TIMEOUT": 5.0, "STRICT_PARAMETERS": "strict"}
     error_handler.register(app)
     app.post("/api/embed")(embeddings.embed)
     app.post("/api/embeddings")(embeddings.embeddings)

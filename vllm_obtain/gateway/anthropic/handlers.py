@@ -28,7 +28,7 @@ from vllm_obtain.gateway.openai import tokenize
 
 def messages() -> Response:
     """POST /v1/messages."""
-    body = parse_messages(read_body())
+    body = parse_messages(read_body(), parameter_policy().unknown)
     services = current_services()
     model = model_lookup.chat_model(services, body.model)
     chat, ignored = translate(body, services.chat_format(model).takes_effort)
@@ -43,7 +43,8 @@ def messages() -> Response:
 
 def count_tokens() -> Response:
     """POST /v1/messages/count_tokens."""
-    body, services = parse_count(read_body()), current_services()
+    body = parse_count(read_body(), parameter_policy().unknown)
+    services = current_services()
     model = model_lookup.chat_model(services, body.model)
     chat, _ = translate(body, services.chat_format(model).takes_effort)
     count = tokenize.count(services, model, chat)

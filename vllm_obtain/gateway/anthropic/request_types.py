@@ -188,19 +188,11 @@ _messages = msgspec.json.Decoder(MessagesRequest, float_hook=finite_number)
 _count = msgspec.json.Decoder(CountRequest, float_hook=finite_number)
 
 
-def parse_messages(body: bytes) -> MessagesRequest:
-    """Read the body of POST /v1/messages.
-
-    Raises:
-        InvalidRequest: not JSON, a wrong type, a value out of range, or an unknown field.
-    """
-    return decode(body, _messages, tags=_TAGS)
+def parse_messages(body: bytes, ignored: list[str] | None = None) -> MessagesRequest:
+    """Read the body of POST /v1/messages; arguments and errors as for `decode`."""
+    return decode(body, _messages, ignored, _TAGS)
 
 
-def parse_count(body: bytes) -> CountRequest:
-    """Read the body of POST /v1/messages/count_tokens.
-
-    Raises:
-        InvalidRequest: not JSON, a wrong type, a value out of range, or an unknown field.
-    """
-    return decode(body, _count, tags=_TAGS)
+def parse_count(body: bytes, ignored: list[str] | None = None) -> CountRequest:
+    """Read the body of POST /v1/messages/count_tokens; arguments and errors as for `decode`."""
+    return decode(body, _count, ignored, _TAGS)

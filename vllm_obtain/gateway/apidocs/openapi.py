@@ -58,8 +58,8 @@ _HEADERS: dict[str, Schema] = {
         "schema": {"type": "string", "enum": ["hit", "miss"]},
     },
     "X-Ignored-Parameters": {
-        "description": "Names of fields without effect: unsupported fields if "
-        "STRICT_PARAMETERS=false, and advisory fields of Anthropic clients.",
+        "description": "Names of fields without effect: unknown and advisory ones, and with "
+        "STRICT_PARAMETERS=lenient unsupported ones.",
         "schema": {"type": "string"},
     },
     "X-Unenforced-Schema": {

@@ -8,12 +8,13 @@ import json
 import time
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 from flask import current_app, g, request
 
 from vllm_obtain.chat.sandbox import CALLER, Work
-from vllm_obtain.config.settings import Settings
+from vllm_obtain.config.settings import Settings, Strictness
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.gateway.core.cancellation import CancelToken
 from vllm_obtain.gateway.core.coalescing import SharedGeneration, key_of
@@ -30,6 +31,9 @@ from vllm_obtain.protocol.sampling_params import SamplingParams
 _LONGEST_NAME = 100
 # Characters of `X-Unenforced-Schema`.
 _LONGEST_HEADER = 1024
+# Parameters that do not change the completion, or only give the model a hint.
+REASONING = frozenset({"reasoning_effort", "enable_thinking", "think"})
+ADVISORY = frozenset({"store", "service_tier", "verbosity", "prediction"}) | REASONING
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -39,23 +43,30 @@ def _escaped(name: str) -> str:
 
 
 class ParameterPolicy:
-    """What happens to the unsupported parameters of one request.
+    """What happens to the unknown and unsupported parameters of one request.
 
-    They are rejected by name. With STRICT_PARAMETERS=false they are ignored, and the header
-    X-Ignored-Parameters names them.
+    They are rejected by name, or ignored; the header X-Ignored-Parameters names the latter.
 
     Args:
-        strict: whether they are rejected.
+        strictness: STRICT_PARAMETERS. `contract` ignores unknown and advisory parameters, `strict`
+            none, `lenient` all.
     """
 
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
+    def __init__(self, strictness: Strictness) -> None:
+        self._strictness = strictness
         self.ignored: list[str] = []
 
     @property
     def unknown(self) -> list[str] | None:
         """The list that collects unknown fields; None if they are rejected."""
-        return None if self.strict else self.ignored
+        return None if self._strictness == "strict" else self.ignored
+
+    def drop_advisory(self, parameters: dict[str, Any]) -> None:
+        """Remove parameters that do not change the completion, unless they are rejected."""
+        if self._strictness != "strict":
+            for name in ADVISORY & parameters.keys():
+                del parameters[name]
+                self.ignored.append(name)
 
     @property
     def header_value(self) -> str:
@@ -76,7 +87,10 @@ class ParameterPolicy:
             UnsupportedParameter: `error`, if the parameter must not be ignored.
         """
         name = error.param or ""
-        if self.strict or name not in parameters:
+        may_ignore = self._strictness == "lenient" or (
+            self._strictness == "contract" and name in ADVISORY
+        )
+        if not may_ignore or name not in parameters:
             raise error
         if name not in self.ignored:  # a retried request drops it again
             self.ignored.append(name)
@@ -178,8 +192,8 @@ def fingerprint(engine_request: EngineRequest, model: Model) -> bytes:
 def _is_cacheable(settings: Settings, params: SamplingParams) -> bool:
     return (
         settings.enable_caching
-        # A cached response does not record which parameters were ignored for it.
-        and settings.strict_parameters
+        # A cached response does not record which parameters its engine ignored.
+        and settings.strict_parameters != "lenient"
         # Only then do equal requests give equal completions.
         and (params.temperature == 0 or params.seed is not None)
         and "no-store" not in request.headers.get("Cache-Control", "").lower()

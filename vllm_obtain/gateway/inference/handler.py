@@ -25,6 +25,8 @@ from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup, prompt_limits
 from vllm_obtain.gateway.inference.context import (
+    ADVISORY,
+    REASONING,
     RequestContext,
     identify,
     new_context,
@@ -112,7 +114,10 @@ def handle(
     defaults = model_lookup.sampling_defaults(model, model_settings)
     if max_tokens is not None:
         defaults.setdefault("max_tokens", max_tokens)
-    params = SamplingParams.resolve(used_parameters(request), defaults)
+    used = used_parameters(request)
+    if not ADVISORY.isdisjoint(used):
+        parameter_policy().drop_advisory(used)
+    params = SamplingParams.resolve(used, defaults)
     context = new_context(services, bool(request.stream))
     with ExitStack() as stack:
         stack.enter_context(services.in_flight.track(flask.request.environ, context.cancel))
@@ -169,8 +174,8 @@ def _prepare(
             return prepare_chat(request, params, known_format, images)
         except UnsupportedParameter as error:
             # Not for the engine to know: the chat template supports it or not.
-            context.policy.ignore(error, ("reasoning_effort",))
-            request = replace(request, reasoning_effort=None)
+            context.policy.ignore(error, REASONING)
+            request = replace(request, reasoning_effort=None, enable_thinking=None, think=None)
             return prepare_chat(request, params, known_format, images)
     finally:
         CALLER.reset(previous)

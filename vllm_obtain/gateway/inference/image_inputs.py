@@ -47,8 +47,8 @@ def _check_detail(part: ImagePart, where: str, policy: ParameterPolicy) -> None:
     if part.image_url.detail == "auto":
         return
     name = f"{where}.detail"
-    if policy.strict:
+    if policy.unknown is None:
         raise UnsupportedParameter(
             name, "The model sets the image resolution. Omit it, or send 'auto'."
         )
-    policy.ignored.append(name)
+    policy.unknown.append(name)

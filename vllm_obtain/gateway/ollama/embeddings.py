@@ -12,6 +12,7 @@ from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup
+from vllm_obtain.gateway.inference.context import parameter_policy
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama.handlers import check_unload_permission, unload_after
 from vllm_obtain.gateway.ollama.models import context_of
@@ -31,7 +32,7 @@ _embeddings = msgspec.json.Decoder(EmbeddingsBody)
 def embed() -> Response:
     """POST /api/embed: a normalized embedding for each text."""
     start_time = time.monotonic()
-    body = decode(read_body(), _embed)
+    body = decode(read_body(), _embed, parameter_policy().unknown)
     services = current_services()
     model = _model(services, body)
     inputs = [body.input] if isinstance(body.input, str) else body.input
@@ -44,7 +45,7 @@ def embed() -> Response:
 
 def embeddings() -> Response:
     """POST /api/embeddings: the embedding of one text."""
-    body = decode(read_body(), _embeddings)
+    body = decode(read_body(), _embeddings, parameter_policy().unknown)
     services = current_services()
     model = _model(services, body)
     vectors, _ = _vectors(services, model, [body.prompt] if body.prompt else [], None)

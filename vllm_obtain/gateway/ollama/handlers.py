@@ -13,6 +13,7 @@ from vllm_obtain.control.messages import LoadModel, LoadStatus, UnloadModel
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
+from vllm_obtain.gateway.inference.context import parameter_policy
 from vllm_obtain.gateway.inference.handler import handle
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
@@ -50,7 +51,7 @@ def running() -> Response:
 
 def chat() -> Response:
     """POST /api/chat. Without messages it loads the model, or unloads it if `keep_alive` is 0."""
-    body = decode(read_body(), _chat)
+    body = decode(read_body(), _chat, parameter_policy().unknown)
     services = current_services()
     model = services.catalogue.find(body.model)
     if not body.messages:
@@ -66,7 +67,7 @@ def chat() -> Response:
 
 def generate() -> Response:
     """POST /api/generate. Without a prompt it loads the model, or unloads it like `chat`."""
-    body = decode(read_body(), _generate)
+    body = decode(read_body(), _generate, parameter_policy().unknown)
     services = current_services()
     model = services.catalogue.find(body.model)
     if not body.prompt and not body.images:

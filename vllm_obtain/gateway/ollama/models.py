@@ -14,7 +14,7 @@ from vllm_obtain.engines.selection import why_not_servable
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
-from vllm_obtain.gateway.inference.context import prepared_within
+from vllm_obtain.gateway.inference.context import parameter_policy, prepared_within
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama.request_types import ShowBody
 from vllm_obtain.gateway.ollama.response_types import (
@@ -53,7 +53,7 @@ def tags() -> Response:
 
 def show() -> Response:
     """POST /api/show: details of a model."""
-    body = decode(read_body(), _show)
+    body = decode(read_body(), _show, parameter_policy().unknown)
     if body.verbose:
         raise UnsupportedParameter(
             "verbose", "Tensors and vocabularies are not listed; remove the field."

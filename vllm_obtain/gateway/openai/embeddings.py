@@ -18,6 +18,7 @@ from vllm_obtain.gateway.core.cancellation import CancelToken
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup
+from vllm_obtain.gateway.inference.context import parameter_policy
 from vllm_obtain.gateway.inference.one_shot import EngineCall
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
@@ -35,7 +36,8 @@ _LENGTH_TOLERANCE = 1e-3
 
 def embeddings() -> Response:
     """POST /v1/embeddings."""
-    services, request_body = current_services(), parse_embedding(read_body())
+    services = current_services()
+    request_body = parse_embedding(read_body(), parameter_policy().unknown)
     inputs = request_body.inputs
     model = model_lookup.embedding_model(services, request_body.model)
     rows, tokens = vectors(services, model, inputs, request_body.dimensions)

@@ -9,6 +9,7 @@ from flask import Response
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import current_services
 from vllm_obtain.gateway.inference import model_lookup
+from vllm_obtain.gateway.inference.context import parameter_policy
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.openai.embeddings import vectors
 from vllm_obtain.protocol.embeddings import (
@@ -22,7 +23,8 @@ from vllm_obtain.protocol.embeddings import (
 
 def rerank() -> Response:
     """POST /v1/rerank."""
-    services, request = current_services(), parse_rerank(read_body())
+    services = current_services()
+    request = parse_rerank(read_body(), parameter_policy().unknown)
     texts = request.texts
     model = model_lookup.embedding_model(services, request.model)
     (query, *rows), tokens = vectors(services, model, [request.query, *texts], param="documents")

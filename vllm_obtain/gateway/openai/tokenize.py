@@ -12,7 +12,7 @@ from vllm_obtain.gateway.core.cancellation import CancelToken
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup, prompt_limits
-from vllm_obtain.gateway.inference.context import prepared_within
+from vllm_obtain.gateway.inference.context import parameter_policy, prepared_within
 from vllm_obtain.gateway.inference.one_shot import EngineCall
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
@@ -25,7 +25,8 @@ from vllm_obtain.protocol.tokenize import TextBody, TokensBody, parse_detokenize
 
 def tokenize() -> Response:
     """POST /tokenize."""
-    services, body = current_services(), parse_tokenize(read_body())
+    services = current_services()
+    body = parse_tokenize(read_body(), parameter_policy().unknown)
     chat = body.chat
     # A chat template writes the special tokens itself.
     special = chat is None if body.add_special_tokens is None else body.add_special_tokens
@@ -40,7 +41,8 @@ def tokenize() -> Response:
 
 def detokenize() -> Response:
     """POST /detokenize."""
-    services, body = current_services(), parse_detokenize(read_body())
+    services = current_services()
+    body = parse_detokenize(read_body(), parameter_policy().unknown)
     model = model_lookup.any_model(services, body.model)
     return reply(TextBody(text_of(services, model, body.tokens)))
 

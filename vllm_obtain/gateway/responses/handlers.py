@@ -37,7 +37,8 @@ class Page(Struct, forbid_unknown_fields=True):
 def create() -> Response:
     """POST /v1/responses."""
     g.error_body = lambda error: error_body(to_responses_error(error))
-    body, references = parse(read_body(), parameter_policy().ignored)
+    policy = parameter_policy()
+    body, references = parse(read_body(), policy.unknown, policy.ignored)
     responses = _stored_responses()
     items = responses.resolve(references)
     history = responses.conversation(body.previous_response_id)
@@ -50,7 +51,8 @@ def input_tokens() -> Response:
     """POST /v1/responses/input_tokens."""
     g.error_body = lambda error: error_body(to_responses_error(error))
     services = current_services()
-    body, references = parse(read_body(), parameter_policy().ignored)
+    policy = parameter_policy()
+    body, references = parse(read_body(), policy.unknown, policy.ignored)
     responses = _stored_responses()
     history = responses.conversation(body.previous_response_id)
     chat = to_chat(body, [*history, *responses.resolve(references)], len(history))

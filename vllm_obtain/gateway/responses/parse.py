@@ -35,13 +35,14 @@ _decoder = msgspec.json.Decoder(_Body, float_hook=finite_number)
 
 
 def parse(
-    body: bytes, ignored: list[str] | None = None
+    body: bytes, ignored: list[str] | None = None, dropped: list[str] | None = None
 ) -> tuple[ResponsesRequest, list[GivenItem]]:
     """Read the body of POST /v1/responses.
 
     Args:
         body: JSON.
-        ignored: list to append the built-in tools of OpenAI to, which are dropped.
+        ignored: list to append the names of unknown and advisory fields to; None rejects them.
+        dropped: list to append the built-in tools of OpenAI to, which are dropped.
 
     Returns:
         The fields, and the items of `input`; plain text becomes a user message.
@@ -50,32 +51,33 @@ def parse(
         InvalidRequest: the body is invalid or uses an unsupported feature.
     """
     try:
-        request = decode(body, _decoder)
-        check(request)
+        request = decode(body, _decoder, ignored)
+        check(request, ignored)
         if request.tools is not None:
-            _set_tools(request, request.tools, ignored)
-        return request, _items(request)
+            _set_tools(request, request.tools, ignored, [] if dropped is None else dropped)
+        return request, _items(request, ignored)
     except InvalidRequest as error:
         raise explain(body) or error from None
 
 
 def _set_tools(
-    request: ResponsesRequest, raw: list[dict[str, Any]], ignored: list[str] | None
+    request: ResponsesRequest,
+    raw: list[dict[str, Any]],
+    ignored: list[str] | None,
+    dropped: list[str],
 ) -> None:
-    dropped = [tool["type"] for tool in raw if is_built_in(tool.get("type"))]
+    dropped += [f"tools.{tool['type']}" for tool in raw if is_built_in(tool.get("type"))]
     given = [{"type": "built_in"} if is_built_in(tool.get("type")) else tool for tool in raw]
-    tools = convert({"tools": given}, _Tools).tools
+    tools = convert({"tools": given}, _Tools, ignored).tools
     request.tools = [tool for tool in tools if not isinstance(tool, _BuiltIn)]
-    if ignored is not None:
-        ignored += (f"tools.{kind}" for kind in dropped)
 
 
-def _items(request: ResponsesRequest) -> list[GivenItem]:
+def _items(request: ResponsesRequest, ignored: list[str] | None) -> list[GivenItem]:
     if request.input is None:
         return []
     if isinstance(request.input, str):
         return [Message(role="user", content=request.input)]
-    return convert({"input": [_plain(item) for item in request.input]}, _Items).input
+    return convert({"input": [_plain(item) for item in request.input]}, _Items, ignored).input
 
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:

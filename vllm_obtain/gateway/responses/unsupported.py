@@ -48,6 +48,9 @@ _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "reasoning.mode": (("standard",), _AT_OPENAI),
 }
 
+# Fields that do not change the response, or only give the model a hint.
+_ADVISORY = frozenset({"prompt_cache_retention", "text.verbosity", "max_tool_calls"})
+
 # `message.input_image.image_url` is always included.
 _INCLUDABLE = (
     "message.output_text.logprobs",
@@ -74,8 +77,12 @@ def is_built_in(kind: object) -> bool:
     return isinstance(kind, str) and _BUILT_IN.match(kind) is not None
 
 
-def check(request: ResponsesRequest) -> None:
+def check(request: ResponsesRequest, ignored: list[str] | None = None) -> None:
     """Reject unsupported fields and values.
+
+    Args:
+        request: the request.
+        ignored: list to append the names of advisory ones to; None rejects these, too.
 
     Raises:
         UnsupportedParameter: a field or value is not supported.
@@ -85,8 +92,11 @@ def check(request: ResponsesRequest) -> None:
         value: Any = request
         for name in path.split("."):
             value = getattr(value, name, None)
-        if value is not None and value not in neutral:
+        if value is None or value in neutral:
+            continue
+        if ignored is None or path not in _ADVISORY:
             raise UnsupportedParameter(path, why)
+        ignored.append(path)
     for number, name in enumerate(request.include or ()):
         if name not in _INCLUDABLE:
             raise UnsupportedParameter(
