@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import msgspec
 import pytest
 
 from vllm_obtain.chat.chat_template import flatten
-from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.protocol.engine_request import MARK
 from vllm_obtain.protocol.messages import (
     AssistantMessage,
@@ -22,6 +24,7 @@ from vllm_obtain.protocol.messages import (
     UserMessage,
     images_in,
 )
+from vllm_obtain.protocol.parsing import parse_chat
 
 
 def test_roles_and_parts() -> None:
@@ -65,22 +68,40 @@ def test_a_moving_line_is_left_out_of_the_first_message_only() -> None:
     assert flatten([UserMessage("x"), SystemMessage(moving)])[1]["content"] == moving
 
 
-def tool_call_message(arguments: str) -> AssistantMessage:
-    return AssistantMessage(tool_calls=[ToolCall("c", CalledFunction("f", arguments))])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"a": [1]}', {"a": [1]}),
+        ({"a": [1]}, {"a": [1]}),
+        ("", {}),
+        (None, {}),
+        ({}, {}),
+        # Cut off by max_tokens, and sent back.
+        ('{"a": [1', {"unparsed_arguments": '{"a": [1'}),
+        ("[1]", {"unparsed_arguments": "[1]"}),
+    ],
+)
+def test_arguments_of_earlier_calls(arguments: Any, expected: dict[str, Any]) -> None:
+    message = AssistantMessage(tool_calls=[ToolCall("c", CalledFunction("f", arguments))])
+    (call,) = flatten([UserMessage("x"), message])[1]["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": expected}
 
 
 @pytest.mark.parametrize(
-    ("message", "param"),
+    "message",
     [
-        (AssistantMessage(), "messages[1].content"),
-        (tool_call_message("[1]"), "messages[1].tool_calls[0].function.arguments"),
-        (tool_call_message("{"), "messages[1].tool_calls[0].function.arguments"),
+        {"role": "assistant"},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "assistant", "content": None, "audio": None, "function_call": None},
+        {"role": "assistant", "content": None, "annotations": [{"type": "url_citation"}]},
+        {"role": "tool", "tool_call_id": "c", "content": None},
+        {"role": "tool", "tool_call_id": "c", "content": []},
     ],
 )
-def test_what_no_template_can_take(message: Message, param: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        flatten([UserMessage("x"), message])
-    assert caught.value.param == param
+def test_no_content_is_an_empty_text(message: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}, message]}
+    request = parse_chat(json.dumps(body).encode())
+    assert flatten(request.messages)[1]["content"] == ""
 
 
 def test_marks_stand_for_images() -> None:

@@ -57,7 +57,7 @@ CHAT = [
     ({"messages": [{"role": 123, "content": "x"}]}, "invalid_value", "messages[0].role"),
     ({"messages": [{"role": "bob", "content": "x"}]}, "invalid_value", "messages[0].role"),
     ({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content"),
-    ({"messages": [{"role": "assistant"}]}, "invalid_value", "messages[0].content"),
+    ({"messages": [{"role": "user", "content": None}]}, "invalid_value", "messages[0].content"),
     (chat_fields(7), "invalid_value", "messages[0].content"),
     (chat_fields([]), "invalid_value", "messages[0].content"),
     (chat_fields([{"type": "video"}]), "invalid_value", "messages[0].content[0].type"),

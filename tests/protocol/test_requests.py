@@ -39,7 +39,7 @@ def test_what_a_chat_request_demands(fields: dict[str, Any], expected: list[str]
     ("fields", "expected"),
     [
         ({"echo": False, "suffix": "", "best_of": 1, "n": 1}, []),
-        ({"echo": True}, ["echo"]),
+        ({"echo": True}, []),
         ({"suffix": "x", "logprobs": 1}, ["logprobs", "suffix"]),
     ],
 )

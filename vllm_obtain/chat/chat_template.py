@@ -39,7 +39,8 @@ _PROBE, _PROBE_2 = "VOprobe text", "VOprobe more"
 _LISTED = re.compile(r"""['"]type['"]:""")
 # Variables that `chat_template_kwargs` may not set: requests have fields for them.
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-_FIRST = "messages[0]"
+# Name of the argument that holds a text that is no JSON object.
+UNPARSED = "unparsed_arguments"
 _ROLES = {"DeveloperMessage": "system", "SystemMessage": "system", "UserMessage": "user"}
 
 
@@ -165,14 +166,12 @@ def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
     Text parts are joined by a line break, as vLLM does for templates that support only strings.
     MARK stands for an image.
 
-    Raises:
-        InvalidRequest: a message has no content.
     """
-    return [_flat(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return [_flat(message, index == 0) for index, message in enumerate(messages)]
 
 
-def _flat(message: Message, where: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {"role": _role(message), "content": _content(message, where)}
+def _flat(message: Message, is_first: bool) -> dict[str, Any]:
+    flat: dict[str, Any] = {"role": _role(message), "content": _content(message, is_first)}
     if message.name is not None:
         flat["name"] = message.name
     if isinstance(message, ToolMessage):
@@ -181,8 +180,7 @@ def _flat(message: Message, where: str) -> dict[str, Any]:
         if reasoning := message.reasoning_content:
             flat["reasoning_content"] = reasoning
         if message.tool_calls:
-            calls = enumerate(message.tool_calls)
-            flat["tool_calls"] = [_call(call, where, number) for number, call in calls]
+            flat["tool_calls"] = [_call(call) for call in message.tool_calls]
     return flat
 
 
@@ -192,16 +190,12 @@ def _role(message: Message) -> str:
     return _ROLES.get(type(message).__name__, "assistant")
 
 
-def _content(message: Message, where: str) -> str:
+def _content(message: Message, is_first: bool) -> str:
     content = message.content
-    if where == _FIRST and isinstance(message, SystemMessage | DeveloperMessage):
+    if is_first and isinstance(message, SystemMessage | DeveloperMessage):
         content = strip_volatile_content(message.content)
-    if isinstance(message, AssistantMessage) and content is None:
-        content = message.refusal if message.refusal or not message.tool_calls else ""
     if content is None:
-        raise InvalidRequest(
-            f"Invalid '{where}.content': it is null. Send a string.", param=f"{where}.content"
-        )
+        return (message.refusal if isinstance(message, AssistantMessage) else None) or ""
     return content if isinstance(content, str) else _joined(content)
 
 
@@ -216,16 +210,15 @@ def _joined(parts: Sequence[TextPart | ImagePart]) -> str:
     return text
 
 
-def _call(call: ToolCall, where: str, number: int) -> dict[str, Any]:
+def _call(call: ToolCall) -> dict[str, Any]:
     """Convert a call; templates expect the arguments as an object, not as a string."""
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        name = f"{where}.tool_calls[{number}].function.arguments"
-        raise InvalidRequest(
-            f"Invalid '{name}': it must be a string that contains a JSON object.", param=name
-        )
+    arguments = call.function.arguments or {}
+    if isinstance(arguments, str):
+        try:
+            decoded = msgspec.json.decode(arguments)
+        except (msgspec.DecodeError, RecursionError):
+            decoded = None
+        # `max_tokens` may have cut off a call of the model that clients send back.
+        arguments = decoded if isinstance(decoded, dict) else {UNPARSED: arguments}
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -52,10 +52,10 @@ class ImagePart(Struct, tag="image_url", tag_field="type", forbid_unknown_fields
 
 
 class CalledFunction(Struct, forbid_unknown_fields=True):
-    """The function of a tool call; its arguments are a string that holds a JSON object."""
+    """The function of a tool call; its arguments are a JSON object, or a string that holds one."""
 
     name: str
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCall(Struct, forbid_unknown_fields=True, rename={"kind": "type"}):
@@ -63,7 +63,7 @@ class ToolCall(Struct, forbid_unknown_fields=True, rename={"kind": "type"}):
 
     id: str
     function: CalledFunction
-    kind: Literal["function"] = "function"
+    kind: Literal["function"] | None = "function"
     index: int | None = None
 
 
@@ -94,7 +94,8 @@ class UserMessage(Struct, tag="user", tag_field="role", forbid_unknown_fields=Tr
 class AssistantMessage(Struct, tag="assistant", tag_field="role", forbid_unknown_fields=True):
     """An earlier message of the model.
 
-    Clients send responses back unchanged, so the fields of a response are accepted here.
+    Clients send responses back unchanged, so the fields of a response are accepted here, also
+    those that the `openai` SDK adds. Annotations do not change the prompt.
     """
 
     content: Content | None = None
@@ -103,6 +104,9 @@ class AssistantMessage(Struct, tag="assistant", tag_field="role", forbid_unknown
     tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_PARTS)] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    annotations: Any = None
+    audio: None = None
+    function_call: None = None
 
     def __post_init__(self) -> None:
         """Accept reasoning under either of its two names."""
@@ -112,7 +116,7 @@ class AssistantMessage(Struct, tag="assistant", tag_field="role", forbid_unknown
 class ToolMessage(Struct, tag="tool", tag_field="role", forbid_unknown_fields=True):
     """The result of a tool call."""
 
-    content: Content
+    content: str | Annotated[list[TextPart | ImagePart], Meta(max_length=MAX_PARTS)] | None
     tool_call_id: str
     name: str | None = None
 
