@@ -1,6 +1,6 @@
-"""Coding agents of npm in sessions of three turns: the client is real, the model's words are not.
+"""Coding agents of npm in sessions with tools: the client is real, the model's words are not.
 
-The fake engine writes a call of a tool, after its result another one, and then text.
+The fake engine writes calls of tools, each after the result of the one before, and then text.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Claude(Agent):
 
     def script(self, work: Path) -> list[str]:
         return [
+            call("ToolSearch", query="select:CronList"),
             call("Read", file_path=str(work / "numbers.txt")),
             call("Bash", command="echo 42 > sum.txt", description="Write the sum"),
             "The sum is 42.",
@@ -99,7 +100,7 @@ class Codex(Agent):
 
 
 @pytest.mark.parametrize("agent", [Claude(), Codex()], ids=lambda agent: agent.name)
-def test_a_session_of_three_turns(agent: Agent, fakes: Fakes, tmp_path: Path) -> None:
+def test_a_session_with_tools(agent: Agent, fakes: Fakes, tmp_path: Path) -> None:
     path = program(agent.package, agent.name)
     work, home, log = tmp_path / "work", tmp_path / "home", tmp_path / "log"
     work.mkdir()
@@ -114,6 +115,7 @@ def test_a_session_of_three_turns(agent: Agent, fakes: Fakes, tmp_path: Path) ->
         body_log=str(log),
         **context,
     )
+    before = len(fakes.logged("api_requests.log"))
     variables = agent.variables(fakes.url, name, home)
     result = subprocess.run(
         [str(path), *agent.arguments(fakes.url, name)],
@@ -129,7 +131,9 @@ def test_a_session_of_three_turns(agent: Agent, fakes: Fakes, tmp_path: Path) ->
     assert (work / "sum.txt").read_text() == "42\n"
     bodies = [json.loads(line) for line in log.read_text().splitlines()]
     prompts = [body["prompt"] for body in bodies if "grammar" in body]
-    assert [prompt.count("<tool_response>") for prompt in prompts] == [0, 1, 2]
-    assert "17 and 25" in prompts[1]
-    requests = [line for line in fakes.logged("api_requests.log") if line.get("model") == name]
+    turns = len(agent.script(work))
+    assert [prompt.count("<tool_response>") for prompt in prompts] == [*range(turns)]
+    assert "17 and 25" in prompts[-1]
+    # Agents also repeat a refused request without what they take for the reason.
+    requests = fakes.logged("api_requests.log")[before:]
     assert {line["status"] for line in requests} == {200}
