@@ -23,7 +23,7 @@ ALONE = {
     "engines/llama_cpp/server.py": {"xllamacpp"},
     "engines/mlx/server_main.py": set(),
     "engines/vllm/server.py": {"vllm", "torch"},
-    "chat/grammar_worker.py": {"llguidance", "jsonschema_rs"},
+    "chat/grammar_trial.py": {"llguidance", "jsonschema_rs"},
     "server/upgrade/pid_holder.py": set(),
 }
 # The files of our MLX server know each other, by relative imports, and nothing else of ours.

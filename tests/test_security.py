@@ -142,6 +142,18 @@ TESTS = {
         "tests/chat/test_grammar.py::test_a_huge_schema_is_quick_or_refused",
         "tests/chat/test_json_schema.py::test_a_contract_is_refused_with_the_path",
     ],
+    "A chat template that never ends, or takes all memory": [
+        "tests/chat/test_sandbox.py::test_a_template_is_stopped_at_its_limits",
+        "tests/chat/test_sandbox.py::test_a_process_of_the_sandbox_knows_no_secrets",
+        "tests/gateway/test_template_limits.py::test_a_template_in_the_folder_does_not_stop_a_worker",
+        "tests/gateway/test_template_limits.py::test_the_supervisor_loads_such_a_model",
+        "tests/gateway/test_template_limits.py::test_llama_cpp_does_not_run_it_either",
+    ],
+    "Slow schemas, grammars or templates of one API key delay other keys": [
+        "tests/chat/test_sandbox.py::test_callers_that_wait_take_turns",
+        "tests/gateway/test_sandbox_turns.py::test_another_key_does_not_wait_for_slow_grammars",
+        "tests/gateway/test_sandbox_turns.py::test_grammars_of_clients_that_left_are_not_compiled",
+    ],
     "A schema that takes minutes to validate arguments against, or refers to other hosts": [
         "tests/chat/test_json_schema.py::test_values_are_validated_in_another_process",
         "tests/chat/test_json_schema.py::test_references_to_other_hosts_are_not_followed",

@@ -32,6 +32,8 @@ PATIENCE = 40.0
 UNTIL_ANSWERED = 20.0
 # Between a kill and the first token that cannot have been on its way already.
 IN_FLIGHT = 0.1
+# A model whose chat template never ends.
+ENDLESS = "endless"
 _BURNER = "import sys, time\nend = time.time() + float(sys.argv[1])\nwhile time.time() < end: pass"
 
 
@@ -143,6 +145,9 @@ class Injector:
                 self._stop_worker,
                 self._stop_supervisor,
                 self._starve,
+                self._kill_sandbox,
+                self._stop_sandbox,
+                self._run_endless_template,
             ]
             self._draw.shuffle(self._deck)
         return self._deck.pop()
@@ -237,6 +242,35 @@ class Injector:
         self._burners += [subprocess.Popen(command) for _ in range(2 * (os.cpu_count() or 1))]
         await asyncio.sleep(seconds)
 
+    async def _kill_sandbox(self) -> None:
+        found = self._sandboxes()
+        self._done("kill sandbox")
+        for process in found:
+            process.kill()
+
+    async def _stop_sandbox(self) -> None:
+        process = self._draw.choice(self._sandboxes())
+        self._done("stop sandbox")
+        await self._stopped(process)
+
+    async def _run_endless_template(self) -> None:
+        """Chat with a model whose template never ends, while models are listed."""
+        fault = self._done("endless template")
+        body = {"model": ENDLESS, "messages": [{"role": "user", "content": "Hi"}]}
+        paths = [("/v1/chat/completions", body)] * 4 + [("/v1/models", None)]
+        asked = [asyncio.to_thread(self._service.request, *each) for each in paths]
+        *chats, _ = await asyncio.gather(*asked, return_exceptions=True)
+        for result in chats:
+            if isinstance(result, tuple) and result[0] == 200:
+                fault.failed = "it was answered"
+
+    def _sandboxes(self) -> list[psutil.Process]:
+        processes = self._service.processes()
+        found = [process for process in processes if "sandbox_worker" in _command(process)]
+        if not found:
+            raise psutil.NoSuchProcess(self._service.pid)
+        return found
+
     async def _stopped(self, process: psutil.Process) -> None:
         process.suspend()
         try:
@@ -280,6 +314,13 @@ class Injector:
             if time.monotonic() > end:
                 raise TimeoutError(f"{model} was not ready within {PATIENCE:g} s")
             await asyncio.sleep(0.05)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _kills(fault: Fault) -> bool:

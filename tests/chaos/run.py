@@ -18,9 +18,11 @@ from bench.probe import Probes, health_probe
 from bench.progress import Progress
 from tests.chaos import client
 from tests.chaos.client import Attempt, Result
-from tests.chaos.faults import PAUSE, Fault, Injector, Tokens
+from tests.chaos.faults import ENDLESS, PAUSE, Fault, Injector, Tokens
 from tests.chaos.requests import ECHO, REAL, CheckedRequest, RequestGenerator
+from tests.chat.test_sandbox import LOOPS
 from tests.fake_engine import write_model
+from tests.models.gguf_files import TINY, write_gguf
 from tests.service import ROOT, Service
 
 # Clients that ask one request after another, and how many of them ask the fake engine.
@@ -182,7 +184,7 @@ _KINDS = {
     "vllm_obtain.supervisor": "supervisor",
     "fake_engine_server": "fake engine",
     "llama_cpp/server.py": "llama.cpp",
-    "grammar_worker": "trial",
+    "sandbox_worker": "sandbox",
 }
 
 
@@ -190,8 +192,8 @@ def _too_many(service: Service) -> list[str]:
     """Processes and sockets beyond what a service has that was left alone."""
     wanted = {"master": 1, "worker": WORKERS, "supervisor": 1, "guard": 2}
     wanted |= {"fake engine": 1, "llama.cpp": 1}
-    # A worker has its own as soon as it checks a grammar.
-    allowed = {"trial": WORKERS}
+    # A worker has up to three, as many as it needed at once.
+    allowed = {"sandbox": 3 * WORKERS}
     end = time.monotonic() + SETTLE
     while True:
         kinds = [kind_of(service, process) for process in service.processes()]
@@ -212,6 +214,7 @@ def _settings(folder: Path) -> dict[str, str]:
     models.mkdir()
     shutil.copytree(ROOT / "models" / REAL, models / REAL)
     write_model(models, ECHO, pace=0.02)
+    write_gguf(models / f"{ENDLESS}.gguf", {**TINY, "tokenizer.chat_template": LOOPS})
     return {
         "MODELS_DIR": str(models),
         "MODEL_SETTINGS": str(folder / "models.toml"),

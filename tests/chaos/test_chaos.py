@@ -13,7 +13,7 @@ from tests.chaos.requests import CHAT, CheckedRequest
 from tests.chaos.run import run
 
 # The same faults each time, which begin with seven kinds; what the machine makes of them differs.
-SEED, SECONDS = 887, 10.0
+SEED, SECONDS = 293, 10.0
 
 
 @pytest.mark.timeout(180)

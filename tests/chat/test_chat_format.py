@@ -41,6 +41,12 @@ def test_the_owners_template_stands_in(tmp_path: Path) -> None:
         chat_format(it, tmp_path / "gone.jinja")
 
 
+@pytest.mark.parametrize("source", [r"{{ '\ud800' }}", r"{{ raise_exception('\ud800') }}"])
+def test_text_that_is_no_unicode_is_an_error(tmp_path: Path, source: str) -> None:
+    with pytest.raises(TemplateError, match=r"failed: Unicode|rejects"):
+        chat_format(model(tmp_path, source)).prompt([{"role": "user", "content": "Hi"}])
+
+
 PARTS_ONLY = (
     "{% for m in messages %}{{ m.role }}:{% for part in m.content %}{% if part.type == 'image' %}"
     "<image>{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}\n{% endfor %}"

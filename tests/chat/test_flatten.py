@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vllm_obtain.chat.chat_template import flatten
+from vllm_obtain.chat.chat_format import flatten
 from vllm_obtain.protocol.engine_request import MARK
 from vllm_obtain.protocol.messages import (
     AssistantMessage,

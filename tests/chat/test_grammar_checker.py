@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vllm_obtain.chat import grammar, grammar_checker
+from vllm_obtain.chat import grammar, grammar_checker, sandbox
 from vllm_obtain.errors import InvalidRequest
 
 CHAIN = "\n".join(f"r{n}: r{n + 1} r{n + 1}" for n in range(5000))
@@ -42,12 +42,21 @@ def test_a_grammar_of_the_clients_own_has_a_size() -> None:
         grammar.of_language('root ::= "a"\n' + "#\n" * 40_000, "guided_grammar")
 
 
+@pytest.mark.parametrize("line", ["\n \n", "\t\n", "\r\n"])
+def test_a_grammar_that_takes_minutes_to_convert_is_refused(line: str) -> None:
+    with pytest.raises(InvalidRequest, match="too long"):
+        grammar.of_language('root ::= "a"\n' + line * 15_000, "guided_grammar")
+
+
+def test_a_pattern_has_a_length() -> None:
+    with pytest.raises(InvalidRequest, match="16,384 are supported"):
+        grammar.of_regex("(" * 200_000, "guided_regex")
+
+
 def test_a_process_that_was_ended_is_started_again() -> None:
     assert grammar_checker.problem(grammar.of_choice(["a"])) == ""
-    process = grammar_checker._of_process(os.getpid())._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    for pid in sandbox._of_process(os.getpid()).pids:
+        os.kill(pid, signal.SIGKILL)
     assert grammar_checker.problem(grammar.of_choice(["b"])) == ""
 
 

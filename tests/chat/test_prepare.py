@@ -10,7 +10,7 @@ import pytest
 from tests.chat.templates import CHATML, HERMES, OPENER, STRICT, THINKER
 from tests.chat.test_grammar import allows
 from tests.engine_requests import params
-from vllm_obtain.chat.chat_format import ChatFormat, _derive
+from vllm_obtain.chat.chat_format import ChatFormat, derive
 from vllm_obtain.chat.chat_template import TemplateError
 from vllm_obtain.chat.prepare import PreparedRequest, prepare_chat
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
@@ -24,7 +24,7 @@ TOOLS = [
 
 
 def chat_format_of(template: str | None, **words: Any) -> ChatFormat:
-    return _derive(ChatTokens(template, **words), None)
+    return derive(ChatTokens(template, **words), None)
 
 
 def prepare(

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from tests.gateway.request_fields import Field, fields_of
-from vllm_obtain.chat.chat_format import _derive
+from vllm_obtain.chat.chat_format import derive
 from vllm_obtain.chat.prepare import prepare_chat, prepare_completion
 from vllm_obtain.errors import ServiceError
 from vllm_obtain.gateway.anthropic import translate as anthropic
@@ -48,7 +48,7 @@ ELEMENTS, UNITS = 1_000, 5_000
 NEGLIGIBLE = 0.02
 FACTOR = 2.6
 HI = [{"role": "user", "content": "hi"}]
-FORMAT = _derive(ChatTokens(), None)
+FORMAT = derive(ChatTokens(), None)
 
 
 def prepare(request: InferenceRequest) -> object:

@@ -1,4 +1,4 @@
-"""Renders messages by a model's chat template, and finds out what the template supports."""
+"""Renders messages by a model's chat template. Runs in the sandbox: a template is a program."""
 
 from __future__ import annotations
 
@@ -7,23 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-import msgspec
 from jinja2 import meta
 
 from vllm_obtain.chat.jinja_env import TemplateRaised, environment
 from vllm_obtain.errors import InvalidRequest
-from vllm_obtain.protocol.engine_request import MARK
-from vllm_obtain.protocol.messages import (
-    AssistantMessage,
-    DeveloperMessage,
-    ImagePart,
-    Message,
-    SystemMessage,
-    TextPart,
-    ToolCall,
-    ToolMessage,
-)
-from vllm_obtain.protocol.volatile_lines import strip_volatile_content
 
 Messages = Sequence[dict[str, Any]]
 
@@ -37,11 +24,10 @@ CHATML = (
 _PROBE, _PROBE_2 = "VOprobe text", "VOprobe more"
 # Output of a template that expects a string but gets a list of parts.
 _LISTED = re.compile(r"""['"]type['"]:""")
+# Variables that set the reasoning effort, in some templates.
+EFFORT_VARIABLES = frozenset({"reasoning_effort", "enable_thinking", "thinking"})
 # Variables that `chat_template_kwargs` may not set: requests have fields for them.
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-# Name of the argument that holds a text that is no JSON object.
-UNPARSED = "unparsed_arguments"
-_ROLES = {"DeveloperMessage": "system", "SystemMessage": "system", "UserMessage": "user"}
 
 
 class TemplateError(InvalidRequest):
@@ -57,24 +43,31 @@ class ChatTemplate:
         source: Jinja source.
         bos: text of the token that begins a prompt.
         eos: text of the token that ends a completion.
+        in_parts: whether it supports contents as lists of parts only; None to find out.
 
     Raises:
         TemplateError: it is not valid Jinja.
     """
 
-    def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
+    def __init__(
+        self, source: str, bos: str = "", eos: str = "", in_parts: bool | None = None
+    ) -> None:
         jinja = environment()
         try:
             self._template = jinja.from_string(source)
             # A chain of dicts by default, which Jinja would join again for each prompt.
             self._template.globals = dict(self._template.globals)
-            self.variables = frozenset(meta.find_undeclared_variables(jinja.parse(source)))
         except (jinja2.TemplateError, RecursionError) as error:
             raise TemplateError(f"This model's chat template is broken: {error}.") from None
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        self._in_parts = False
-        self._in_parts = not self._renders(_PROBE) and self._renders([_text(_PROBE)])
+        self.in_parts = bool(in_parts)
+        if in_parts is None:
+            self.in_parts = not self._renders(_PROBE) and self._renders([_text(_PROBE)])
+
+    def variables(self) -> set[str]:
+        """Return the variables that the template reads."""
+        return meta.find_undeclared_variables(environment().parse(self.source))
 
     def render(
         self,
@@ -100,7 +93,7 @@ class ChatTemplate:
                 {
                     **(template_kwargs or {}),
                     **self._tokens,
-                    "messages": _as_parts(messages) if self._in_parts else messages,
+                    "messages": _as_parts(messages) if self.in_parts else messages,
                     "tools": list(tools) or None,
                     "add_generation_prompt": add_generation_prompt,
                 }
@@ -108,6 +101,8 @@ class ChatTemplate:
         except TemplateRaised as error:
             message = f"This model's chat template rejects the messages: {error}"
             raise TemplateError(message, param="messages") from None
+        except MemoryError:
+            raise
         except Exception as error:
             # Templates are programs that come with models; any exception is possible.
             message = (
@@ -138,11 +133,11 @@ class ChatTemplate:
             return False
 
     def _render_content(self, content: Any) -> str:
-        in_parts, self._in_parts = self._in_parts, False
+        in_parts, self.in_parts = self.in_parts, False
         try:
             return self.render([{"role": "user", "content": content}])
         finally:
-            self._in_parts = in_parts
+            self.in_parts = in_parts
 
 
 def _common_prefix(one: str, other: str) -> int:
@@ -158,67 +153,3 @@ def _text(text: str) -> dict[str, Any]:
 def _as_parts(messages: Messages) -> Messages:
     """Convert contents to lists, for templates of vision models that support only lists."""
     return [{**message, "content": [_text(message["content"])]} for message in messages]
-
-
-def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Convert messages to what templates support: role, text, tool calls, name and reasoning.
-
-    Text parts are joined by a line break, as vLLM does for templates that support only strings.
-    MARK stands for an image.
-
-    """
-    return [_flat(message, index == 0) for index, message in enumerate(messages)]
-
-
-def _flat(message: Message, is_first: bool) -> dict[str, Any]:
-    flat: dict[str, Any] = {"role": _role(message), "content": _content(message, is_first)}
-    if message.name is not None:
-        flat["name"] = message.name
-    if isinstance(message, ToolMessage):
-        flat["tool_call_id"] = message.tool_call_id
-    if isinstance(message, AssistantMessage):
-        if reasoning := message.reasoning_content:
-            flat["reasoning_content"] = reasoning
-        if message.tool_calls:
-            flat["tool_calls"] = [_call(call) for call in message.tool_calls]
-    return flat
-
-
-def _role(message: Message) -> str:
-    if isinstance(message, ToolMessage):
-        return "tool"
-    return _ROLES.get(type(message).__name__, "assistant")
-
-
-def _content(message: Message, is_first: bool) -> str:
-    content = message.content
-    if is_first and isinstance(message, SystemMessage | DeveloperMessage):
-        content = strip_volatile_content(message.content)
-    if content is None:
-        return (message.refusal if isinstance(message, AssistantMessage) else None) or ""
-    return content if isinstance(content, str) else _joined(content)
-
-
-def _joined(parts: Sequence[TextPart | ImagePart]) -> str:
-    """Join parts. As in llama.cpp, there are no line breaks around an image."""
-    text, behind_text = "", False
-    for part in parts:
-        is_text = isinstance(part, TextPart)
-        text += "\n" if is_text and behind_text else ""
-        text += part.text if isinstance(part, TextPart) else MARK
-        behind_text = is_text
-    return text
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    """Convert a call; templates expect the arguments as an object, not as a string."""
-    arguments = call.function.arguments or {}
-    if isinstance(arguments, str):
-        try:
-            decoded = msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, RecursionError):
-            decoded = None
-        # `max_tokens` may have cut off a call of the model that clients send back.
-        arguments = decoded if isinstance(decoded, dict) else {UNPARSED: arguments}
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}

@@ -7,22 +7,25 @@ directly. So a schema means the same on every engine, and one check rejects unsu
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from llguidance.gbnf_to_lark import any_to_lark
-
 from vllm_obtain.chat import grammar_checker, json_schema, schema_source
-from vllm_obtain.chat.grammar_limits import grammar_problem, pattern_problem
+from vllm_obtain.chat.grammar_limits import pattern_problem
 from vllm_obtain.chat.reasoning_tags import ReasoningTags
 from vllm_obtain.chat.tool_call_format import ToolCallFormat
 from vllm_obtain.errors import InvalidRequest
+from vllm_obtain.gevent_compat import yield_to_others
 
+# Characters that are searched before other requests have a turn. Models have up to thousands of
+# special tokens.
+_SEARCHED = 8_000_000
 # By this line llama.cpp tells these grammars from its own GBNF.
 _HEAD = "%llguidance {}\n"
-# Usual grammars compile in a millisecond; `grammar_checker` stops those that take a second.
+# Usual grammars compile in a millisecond; the sandbox stops those that take a second.
 MAX_BYTES = 512 * 1024
 # Characters of a grammar of a client.
 _MAX_OWN = 64 * 1024
@@ -105,13 +108,13 @@ def of_language(grammar: str, param: str) -> str:
             "allowed.",
             param=param,
         )
-    try:
-        lark = str(any_to_lark(_BLANK_LINES.sub("\n\n", grammar)))
-    except Exception as error:
-        raise InvalidRequest(f"Invalid '{param}': {error}.", param=param) from None
-    if problem := grammar_problem(lark):
+    lark, problem = grammar_checker.lark(_BLANK_LINES.sub("\n\n", grammar))
+    if problem:
+        raise InvalidRequest(f"Invalid '{param}': {problem}.", param=param)
+    if problem := grammar_checker.limit_problem(lark):
         raise unsupported(param, f"the grammar {problem}")
     for match in _JSON_RULE.finditer(lark):
+        yield_to_others()
         _check_rule(lark, match.end(), param)
     return lark if lark.startswith("%llguidance") else _HEAD + lark
 
@@ -218,13 +221,28 @@ def check_is_text(text: str, param: str, control: frozenset[str]) -> None:
     Raises:
         InvalidRequest: the message names the token.
     """
-    for token in control:
-        if token in text:
-            raise InvalidRequest(
-                f"Invalid '{param}': it contains '{token}', a special token of this model.",
-                param=param,
-                code="unsupported_schema",
-            )
+    searched = 0
+    for prefix, tokens in _by_prefix(control).items():
+        for token in tokens if prefix in text else ():
+            if token in text:
+                raise InvalidRequest(
+                    f"Invalid '{param}': it contains '{token}', a special token of this model.",
+                    param=param,
+                    code="unsupported_schema",
+                )
+            searched += len(text)
+            if searched > _SEARCHED:
+                searched = 0
+                yield_to_others()
+
+
+@functools.lru_cache(maxsize=64)
+def _by_prefix(control: frozenset[str]) -> dict[str, list[str]]:
+    """Group tokens by their first two characters, which most texts do not contain."""
+    groups: dict[str, list[str]] = {}
+    for token in sorted(control):
+        groups.setdefault(token[:2], []).append(token)
+    return groups
 
 
 def _as_subgrammar(grammar: str) -> str:

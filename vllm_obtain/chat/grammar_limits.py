@@ -19,6 +19,8 @@ _MAX_DECIMALS = 6
 # Of each repetition, and of the product of nested ones. llguidance compiles larger ones lazily, but
 # then exceeds its own limits while it samples: `(a{1,1000}){1,1000}` does.
 MAX_REPETITIONS = 4096
+# Characters of a regular expression.
+MAX_PATTERN = 16_384
 _DIGITS = 9
 _MARKS = re.compile(r"\\.|\[\^?\]?|\]|\(\?(?:[=!]|<[=!])|\(|\)|\{(\d*)(?:,(\d*))?\}", re.DOTALL)
 # Look-around, word boundaries, references and control characters.
@@ -38,6 +40,8 @@ def pattern_problem(pattern: object) -> str:
     """
     if not isinstance(pattern, str):
         return "must be a string"
+    if len(pattern) > MAX_PATTERN:
+        return f"has {len(pattern):,} characters; at most {MAX_PATTERN:,} are supported. Shorten it"
     in_class = False
     groups, last, end = [1], 1, -1
     for match in _MARKS.finditer(pattern):

@@ -43,7 +43,8 @@ from vllm_obtain.gevent_compat import yield_to_others
 # Copies of a schema for the names of `propertyNames`.
 _MAX_NAMES, _MAX_COPIED = 64, 256
 _MAX_NUMBER = 2**63
-_PAUSE = 512
+# Subschemas, and characters of a pattern, after which other requests have a turn.
+_PAUSE, _LONG_PATTERN = 64, 2048
 
 
 class Level(IntEnum):
@@ -97,6 +98,12 @@ def loosen(source: bytes, level: Level = Level.SUPPORTED) -> GrammarSchema:
     if level is Level.NONE or not isinstance(root, dict):
         return GrammarSchema({"type": "object"}, ("",))
     return _Pass(root, level).run()
+
+
+def _pattern_problem(pattern: object) -> str:
+    if isinstance(pattern, str) and len(pattern) > _LONG_PATTERN:
+        yield_to_others()
+    return pattern_problem(pattern)
 
 
 def _step(path: str, name: str | int) -> str:
@@ -230,11 +237,11 @@ class _Pass:
 
     def _check_patterns(self, node: dict[str, Any], path: str) -> None:
         pattern = node.get("pattern")
-        if pattern is not None and (problem := pattern_problem(pattern)):
+        if pattern is not None and (problem := _pattern_problem(pattern)):
             self._remove(node, "pattern", path, f"{{}} {problem}")
         patterns = node.get("patternProperties", {})
         for name in list(patterns):
-            if problem := pattern_problem(name):
+            if problem := _pattern_problem(name):
                 self._remove(patterns, name, f"{path}/patternProperties", f"{{}} {problem}")
 
     def _is_enforced(self, node: dict[str, Any], name: str) -> bool:
@@ -279,7 +286,7 @@ class _Pass:
         level = self.level or Level.SUPPORTED
         pattern = rules.get("pattern")
         texts = rules.get("enum", [rules["const"]] if "const" in rules else None)
-        if isinstance(pattern, str) and not pattern_problem(pattern) and level < Level.SHAPES:
+        if isinstance(pattern, str) and not _pattern_problem(pattern) and level < Level.SHAPES:
             node["patternProperties"] = {pattern: value}
         elif isinstance(texts, list) and len(texts) <= _MAX_NAMES and _is_flat(value):
             node["properties"] = {text: value for text in texts if isinstance(text, str)}

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from vllm_obtain.chat import grammar
-from vllm_obtain.chat.chat_format import ChatFormat
-from vllm_obtain.chat.chat_template import RESERVED, TemplateError, flatten
+from vllm_obtain.chat.chat_format import ChatFormat, flatten
+from vllm_obtain.chat.chat_template import RESERVED, TemplateError
 from vllm_obtain.chat.output_parser import OutputParser
 from vllm_obtain.chat.reasoning_tags import ReasoningTags
 from vllm_obtain.chat.structured_output import output_constraint
@@ -215,7 +215,7 @@ def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str,
     effort = request.reasoning_effort
     if effort is None:
         return kwargs
-    known = chat_format.template.variables
+    known = chat_format.effort_variables
     if "reasoning_effort" in known:
         kwargs.setdefault("reasoning_effort", effort)
     elif "enable_thinking" in known:

@@ -53,7 +53,6 @@ VERSION = "VLLM_OBTAIN_VERSION"
 _SOURCES = (
     "*.py",
     "access/*.py",
-    "chat/*.py",
     "config/*.py",
     "control/**/*.py",
     "download/**/*.py",

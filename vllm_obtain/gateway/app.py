@@ -14,6 +14,7 @@ from vllm_obtain.access.allowed_hosts import AllowedHosts
 from vllm_obtain.access.authenticator import Authenticator
 from vllm_obtain.access.cors import CorsPolicy
 from vllm_obtain.access.trusted_proxies import TrustedProxies
+from vllm_obtain.chat import sandbox
 from vllm_obtain.config.settings import Settings, is_frozen, load_settings
 from vllm_obtain.control import runtime_dir
 from vllm_obtain.control.client import SupervisorClient
@@ -111,6 +112,7 @@ def _services(settings: Settings) -> Services:
     folder = runtime_dir.folder(settings.port)
     keys = Authenticator(settings, copy=folder / runtime_dir.KEYS)
     probe_all(settings)
+    sandbox.start()
     owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
     supervisor = SupervisorClient(settings, owner)
     supervisor.ensure_running(replace=True)

@@ -10,7 +10,8 @@ from tests.engine_requests import engine_request
 from tests.models.gguf_files import write_gguf
 from tests.models.safetensors_files import CONFIG, write_folder
 from vllm_obtain.engines.vllm import server
-from vllm_obtain.engines.vllm.adapter import AS_IT_IS, IN_PARTS, Vllm
+from vllm_obtain.engines.vllm.adapter import IN_PARTS, Vllm
+from vllm_obtain.engines.vllm.sizing import AS_IT_IS
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.models import ModelCatalog
 from vllm_obtain.protocol.engine_request import MARK, ImageInput

@@ -11,7 +11,7 @@ from tests.models.safetensors_files import write_folder
 from vllm_obtain.config.settings import Settings
 from vllm_obtain.engines.adapter import Sizing
 from vllm_obtain.engines.vllm.adapter import Vllm
-from vllm_obtain.engines.vllm.sizing import GIB, size
+from vllm_obtain.engines.vllm.sizing import AS_IT_IS, GIB, size
 from vllm_obtain.errors import SettingsError
 from vllm_obtain.hardware.machine import GPU, Machine
 from vllm_obtain.models import Model, ModelCatalog
@@ -86,6 +86,10 @@ def test_two_models_on_a_gpu_get_half_each_and_a_cache_of_a_said_size(tmp_path: 
     cache = int(argument(sizing, "--kv-cache-memory-bytes") or 0)
     assert 32 * GIB < cache < 34 * GIB
     assert sizing.limits.pool_tokens == cache // PER_TOKEN
+
+
+def test_vllm_does_not_run_the_template_of_a_model(tmp_path: Path) -> None:
+    assert argument(plan(tmp_path, cpu()), "--chat-template") == AS_IT_IS
 
 
 @pytest.mark.parametrize("machine", [cpu(), gpu()], ids=["cpu", "gpu"])

@@ -47,6 +47,9 @@ def parameters(config: dict[str, Any]) -> Any:
         adapter = xllamacpp.CommonAdapterLoraInfo()
         adapter.path, adapter.scale = config["lora"], 1.0
         params.lora_adapters = [adapter]
+    # The gateway renders prompts. The model's own template is a program, which llama.cpp would run
+    # while it loads, without limits.
+    params.chat_template = "chatml"
     params.ui = False
     params.endpoint_metrics = True
     params.endpoint_slots = True

@@ -14,7 +14,7 @@ from vllm_obtain.engines.detection import detect
 from vllm_obtain.engines.one_shot import Tokens
 from vllm_obtain.engines.step_counter import StepReading, from_prometheus
 from vllm_obtain.engines.vllm import server
-from vllm_obtain.engines.vllm.sizing import parallel, size
+from vllm_obtain.engines.vllm.sizing import AS_IT_IS, parallel, size
 from vllm_obtain.engines.vllm.startup_stages import stage
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.hardware.machine import Machine
@@ -25,9 +25,7 @@ from vllm_obtain.protocol.sampling_params import SamplingParams
 # vLLM's completions have no "up to the context length": null means 16. Our server process reduces
 # this value to the context length.
 _NO_LIMIT = 2**31 - 1
-# A chat template for a prompt that is already rendered.
-AS_IT_IS = "{{ messages[0]['content'] }}"
-# The same with images. vLLM passes content parts unchanged to a template that iterates over them;
+# AS_IT_IS with images. vLLM passes content parts unchanged to a template that iterates over them;
 # into the text of any other template it would insert placeholders of its own.
 IN_PARTS = (
     "{% for message in messages %}{% for part in message['content'] %}"

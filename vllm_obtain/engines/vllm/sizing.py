@@ -19,6 +19,8 @@ from vllm_obtain.models import Model
 
 GIB = 2**30
 DEFAULT_CONTEXT = 4096
+# A chat template for a prompt that is already rendered.
+AS_IT_IS = "{{ messages[0]['content'] }}"
 MAX_SEQUENCES_CPU = 64
 MAX_SEQUENCES_GPU = 256
 # Part of the machine's memory for the KV cache without a GPU; everything else uses the rest.
@@ -138,7 +140,9 @@ def _common(slots: int, context: int) -> list[str]:
         *("--generation-config", "vllm"),
         # The only backend that accepts our grammars (see `chat/grammar.py`).
         *("--structured-outputs-config", '{"backend": "guidance"}'),
-        # For prompts that are already rendered (see `vllm.adapter.AS_IT_IS`).
+        # vLLM would run the model's own template at its start, without limits.
+        *("--chat-template", AS_IT_IS),
+        # For requests that name it again, and for images (see `vllm.adapter.IN_PARTS`).
         "--trust-request-chat-template",
     ]
 

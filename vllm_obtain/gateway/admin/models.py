@@ -20,6 +20,7 @@ from vllm_obtain.gateway.admin.types import (
 )
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
+from vllm_obtain.gateway.inference.context import prepared_within
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gevent_compat import yield_to_others
 from vllm_obtain.models import Model
@@ -42,6 +43,8 @@ class UnloadBody(msgspec.Struct, forbid_unknown_fields=True):
 
 # Models that are described at once, so that a long list does not delay other requests.
 _STEP = 32
+# Seconds for chat templates that are new; the capabilities of the others are null for now.
+_EXAMINE_SECONDS = 2.0
 _load = msgspec.json.Decoder(LoadBody)
 _unload = msgspec.json.Decoder(UnloadBody)
 
@@ -50,19 +53,22 @@ def index() -> Response:
     """GET /v1/models."""
     services = current_services()
     data = []
-    for number, model in enumerate(services.catalogue.models(), start=1):
-        if number % _STEP == 0:
-            yield_to_others()
-        body = describe(services, model)
-        data.append(body)
-        data += [_as(alias, body) for alias in body.aliases]
+    with prepared_within(services, _EXAMINE_SECONDS):
+        for number, model in enumerate(services.catalogue.models(), start=1):
+            if number % _STEP == 0:
+                yield_to_others()
+            body = describe(services, model)
+            data.append(body)
+            data += [_as(alias, body) for alias in body.aliases]
     return reply(ModelList(data))
 
 
 def show(name: str) -> Response:
     """GET /v1/models/{id}."""
     services = current_services()
-    body = describe(services, services.catalogue.find(name))
+    model = services.catalogue.find(name)
+    with prepared_within(services, _EXAMINE_SECONDS):
+        body = describe(services, model)
     matches = (alias for alias in body.aliases if alias.casefold() == name.casefold())
     alias = next(matches, None)
     return reply(_as(alias, body) if alias else body)

@@ -81,7 +81,8 @@ _TEXTS: dict[str, tuple[int, str, str]] = {
     ),
     "chat_template_error": (
         400,
-        "The model's chat template is unusable, or rejected the messages.",
+        "The model's chat template is unusable, rejected the messages, or needs too much time or "
+        "memory.",
         "The message quotes the template's error: change the messages, or set `chat_template`.",
     ),
     "invalid_api_key": (
@@ -196,8 +197,8 @@ _TEXTS: dict[str, tuple[int, str, str]] = {
     "overloaded": (
         429,
         "A limit of running and queued requests is reached (MAX_CONCURRENT_REQUESTS, "
-        "MAX_QUEUED_REQUESTS, or a limit of the model), or too many downloads or checks of models "
-        "are running.",
+        "MAX_QUEUED_REQUESTS, or a limit of the model), too many downloads or checks of models are "
+        "running, or the machine is too busy to prepare the request.",
         "Try again after `Retry-After` seconds.",
     ),
     "rate_limit_exceeded": (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
 from flask import current_app, g, request
 
+from vllm_obtain.chat.sandbox import CALLER, Work
 from vllm_obtain.config.settings import Settings
 from vllm_obtain.errors import UnsupportedParameter
 from vllm_obtain.gateway.core.cancellation import CancelToken
@@ -202,6 +204,23 @@ def new_context(services: Services, is_stream: bool) -> RequestContext:
         started=now,
     )
     return context
+
+
+@contextlib.contextmanager
+def prepared_within(services: Services, seconds: float) -> Iterator[None]:
+    """Do the sandbox's work in a block for the caller of the current request.
+
+    Args:
+        services: the services of this worker.
+        seconds: after which the work raises a RequestTimeout.
+    """
+    cancel = CancelToken()
+    with services.in_flight.track(request.environ, cancel):
+        previous = CALLER.set(Work(auth.owner(), time.monotonic() + seconds, cancel))
+        try:
+            yield
+        finally:
+            CALLER.reset(previous)
 
 
 def parameter_policy() -> ParameterPolicy:

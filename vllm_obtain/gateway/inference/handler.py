@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from vllm_obtain.chat.chat_format import chat_format
 from vllm_obtain.chat.prepare import PreparedRequest, prepare_chat, prepare_completion
+from vllm_obtain.chat.sandbox import CALLER, Work
 from vllm_obtain.errors import (
     InvalidRequest,
     ServiceError,
@@ -24,7 +25,6 @@ from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup, prompt_limits
 from vllm_obtain.gateway.inference.context import (
-    ParameterPolicy,
     RequestContext,
     identify,
     new_context,
@@ -118,9 +118,7 @@ def handle(
         stack.enter_context(services.in_flight.track(flask.request.environ, context.cancel))
         image_parts = images_in(request.messages) if isinstance(request, ChatRequest) else []
         images = load_images(services, image_parts, model, context) if image_parts else []
-        prepared = _prepare(
-            request, params, model, model_settings.chat_template, images, context.policy
-        )
+        prepared = _prepare(request, params, model, model_settings.chat_template, images, context)
         context.unenforced = prepared.unenforced
         prompt_limits.check_prompt(prepared.request, context_limit)
         identify(context, services, prepared.request, model)
@@ -158,20 +156,24 @@ def _prepare(
     model: Model,
     template: Path | None,
     images: list[ImageInput],
-    policy: ParameterPolicy,
+    context: RequestContext,
 ) -> PreparedRequest:
     """Apply the chat template, and build the grammar that constrains the output."""
-    if not isinstance(request, ChatRequest):
-        tokens = chat_tokens(model.path, model.format, model.revision)
-        return prepare_completion(request, params, tokens.control)
-    known_format = chat_format(model, template)
+    previous = CALLER.set(context)
     try:
-        return prepare_chat(request, params, known_format, images)
-    except UnsupportedParameter as error:
-        # Not for the engine to know: the chat template supports it or not.
-        policy.ignore(error, ("reasoning_effort",))
-        request = replace(request, reasoning_effort=None)
-        return prepare_chat(request, params, known_format, images)
+        if not isinstance(request, ChatRequest):
+            tokens = chat_tokens(model.path, model.format, model.revision)
+            return prepare_completion(request, params, tokens.control)
+        known_format = chat_format(model, template)
+        try:
+            return prepare_chat(request, params, known_format, images)
+        except UnsupportedParameter as error:
+            # Not for the engine to know: the chat template supports it or not.
+            context.policy.ignore(error, ("reasoning_effort",))
+            request = replace(request, reasoning_effort=None)
+            return prepare_chat(request, params, known_format, images)
+    finally:
+        CALLER.reset(previous)
 
 
 def _complete(
@@ -210,7 +212,12 @@ def _stream(
 
 def _check_arguments(prepared: PreparedRequest, context: RequestContext) -> None:
     """Validate the arguments of tool calls whose schemas the grammar did not enforce in full."""
-    context.violations = prepared.violations()
+    # The client may have left, which changes nothing.
+    previous = CALLER.set(Work(context.owner))
+    try:
+        context.violations = prepared.violations()
+    finally:
+        CALLER.reset(previous)
     if context.violations:
         keywords = sorted(set(context.violations))
         log.warning("tool argument violations detected", keywords=keywords)

@@ -14,6 +14,7 @@ from vllm_obtain.engines.selection import why_not_servable
 from vllm_obtain.errors import InvalidRequest, UnsupportedParameter
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
+from vllm_obtain.gateway.inference.context import prepared_within
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama.request_types import ShowBody
 from vllm_obtain.gateway.ollama.response_types import (
@@ -79,7 +80,8 @@ def _capabilities(services: Services, model: Model) -> list[str]:
     """Return the capabilities of a model; every chat model supports tools here."""
     if model.kind == "embedding":
         return ["embedding"]
-    reasons = services.chat_format(model).marks is not None
+    with prepared_within(services, services.settings.request_timeout):
+        reasons = services.chat_format(model).marks is not None
     accepts_images = vision.why_not(model, services.settings) is None
     return ["completion", "tools", *["thinking"] * reasons, *["vision"] * accepts_images]
 

@@ -12,6 +12,7 @@ from vllm_obtain.gateway.core.cancellation import CancelToken
 from vllm_obtain.gateway.core.json_response import reply
 from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup, prompt_limits
+from vllm_obtain.gateway.inference.context import prepared_within
 from vllm_obtain.gateway.inference.one_shot import EngineCall
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
@@ -92,13 +93,13 @@ def text_of(services: Services, model: Model, tokens: list[int]) -> str:
         )
 
 
-def prompt_of(services: Services, model: Model, request: ChatRequest) -> str:
+def prompt_of(services: Services, model: Model, chat: ChatRequest) -> str:
     """Render the prompt of a chat request.
 
     Raises:
         InvalidRequest: it has images, whose tokens only the engine can count.
     """
-    if images := images_in(request.messages):
+    if images := images_in(chat.messages):
         raise InvalidRequest(
             "Tokens of images can only be counted by a completion; see its 'usage'. "
             "Remove the images.",
@@ -106,7 +107,8 @@ def prompt_of(services: Services, model: Model, request: ChatRequest) -> str:
             code="unsupported_content",
         )
     params = SamplingParams.resolve({})
-    return str(prepare_chat(request, params, services.chat_format(model)).request.prompt)
+    with prepared_within(services, services.settings.request_timeout):
+        return str(prepare_chat(chat, params, services.chat_format(model)).request.prompt)
 
 
 def _tokenize(

@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from vllm_obtain.chat.chat_format import capabilities
 from vllm_obtain.config.settings import Settings
 from vllm_obtain.control.messages import EngineLimits
 from vllm_obtain.engines.adapter import Adapter, Sizing
@@ -143,10 +141,6 @@ class Engine:
     @property
     def is_accepting(self) -> bool:
         return self.state is EngineState.READY and self._liveness_check is None
-
-    def _capabilities(self) -> dict[str, Any]:
-        file = self._settings.models.of(self.model.name).chat_template
-        return capabilities(self.model, file) or {}
 
     @property
     def _labels(self) -> dict[str, str]:
@@ -331,7 +325,6 @@ class Engine:
         self._watcher = asyncio.create_task(self._watch(run))
         self._metrics.count_load(self.model.name, self.adapter.name, seconds)
         log.info("model loaded", engine_pid=run.pid, seconds=round(seconds, 2), **self._labels)
-        log.info("model capabilities detected", **self._capabilities(), **self._labels)
 
     def _fail(self, error: Exception, output: list[str]) -> ServiceError:
         failure = explain(error, self.model.name, self.adapter.name, output)
