@@ -15,12 +15,13 @@ HIDDEN, LAYERS, HEADS, KV_HEADS, INNER = 64, 2, 4, 2, 128
 SPREAD = 0.5
 
 
-def write(folder: Path, like: Path) -> Path:
+def write(folder: Path, like: Path, context: int | None = None) -> Path:
     """Write a Hugging Face folder.
 
     Args:
         folder: where; its name is the model's.
         like: a llama in such a folder, whose tokenizer, chat template and context it gets.
+        context: another context length, in tokens.
     """
     folder.mkdir(parents=True)
     for file in like.iterdir():
@@ -38,6 +39,8 @@ def write(folder: Path, like: Path) -> Path:
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
     }
+    if context is not None:
+        config["max_position_embeddings"] = context
     (folder / "config.json").write_text(json.dumps(config))
     weights = _weights(config["vocab_size"])
     weights["lm_head.weight"][_silent(folder / "tokenizer.json", config["vocab_size"])] = 0

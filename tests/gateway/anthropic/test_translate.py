@@ -169,6 +169,10 @@ def test_calls_and_their_results() -> None:
         (result(1, "<tool_use_error>No.", is_error=True), "<tool_use_error>No."),
         (result(1, None), ""),
         (result(1, [], is_error=True), "Error:"),
+        (
+            result(1, [{"type": "tool_reference", "tool_name": "sub"}]),
+            "The tool 'sub' is available.",
+        ),
     ],
 )
 def test_a_failed_tool_says_so_in_words(given: dict[str, Any], content: Any) -> None:
@@ -206,7 +210,7 @@ def test_an_answer_that_has_begun_goes_on() -> None:
 
 def test_tools_are_functions() -> None:
     labels = {"type": "custom", "cache_control": CACHE, "eager_input_streaming": True}
-    request = chat_fields(tools=[{**TOOL, **labels, "strict": True, "defer_loading": False}])
+    request = chat_fields(tools=[{**TOOL, **labels, "strict": True, "defer_loading": True}])
     function = {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}
     assert request["tools"] == [{"type": "function", "function": {**function, "strict": True}}]
     assert "tool_choice" not in request
@@ -338,7 +342,6 @@ def user(*blocks: Any) -> dict[str, Any]:
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "sub"}}, "tool_choice.name"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, r"tools\[0\].type.*custom"),
-        ({"tools": [{**TOOL, "defer_loading": True}]}, r"tools\[0\].defer_loading"),
         ({"tools": [{**TOOL, "input_examples": [{}]}]}, r"tools\[0\].input_examples"),
         ({"output_config": {"task_budget": {}}}, "output_config.task_budget"),
         ({"mcp_servers": [{"name": "x"}]}, "mcp_servers"),

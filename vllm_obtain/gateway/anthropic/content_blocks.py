@@ -89,7 +89,16 @@ class ToolUseBlock(Struct, tag="tool_use", tag_field="type", forbid_unknown_fiel
     caller: dict[str, Any] | None = None
 
 
-ResultBlock = TextBlock | ImageBlock | DocumentBlock
+class ToolReferenceBlock(
+    Struct, tag="tool_reference", tag_field="type", forbid_unknown_fields=True
+):
+    """A tool that a search for tools found; its name is written into the prompt."""
+
+    tool_name: str
+    cache_control: CacheControl = None
+
+
+ResultBlock = TextBlock | ImageBlock | DocumentBlock | ToolReferenceBlock
 
 
 class ToolResultBlock(Struct, tag="tool_result", tag_field="type", forbid_unknown_fields=True):

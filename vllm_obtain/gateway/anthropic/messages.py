@@ -21,6 +21,7 @@ from vllm_obtain.gateway.anthropic.content_blocks import (
     SystemTurn,
     TextBlock,
     ThinkingBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
     Turn,
@@ -194,6 +195,9 @@ def _part(block: ResultBlock, where: str) -> TextPart | ImagePart:
     if isinstance(block, DocumentBlock):
         headings = [text for text in (block.title, block.context) if text]
         return TextPart("\n".join([*headings, block.source.data]))
+    if isinstance(block, ToolReferenceBlock):
+        # All tools are in the prompt, also those that the client defers.
+        return TextPart(f"The tool '{block.tool_name}' is available.")
     return ImagePart.placed(_url(block), f"{where}.source")
 
 

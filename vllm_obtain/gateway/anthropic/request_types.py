@@ -37,7 +37,7 @@ class Tool(Struct, forbid_unknown_fields=True, rename={"kind": "type"}):
     strict: bool | None = None
     cache_control: CacheControl = None
     eager_input_streaming: bool | None = None
-    defer_loading: Literal[False] | None = None
+    defer_loading: bool | None = None
     allowed_callers: list[Literal["direct"]] | None = None
     input_examples: Nothing | None = None
 
@@ -176,7 +176,7 @@ _TAGS = (
     (re.compile(r"^context_management.*\.type$"), "clear_thinking_20251015"),
     (re.compile(r"^system.*\.type$"), "text"),
     (re.compile(r"\.source\.type$"), "base64 and url for images, text for documents"),
-    (re.compile(r"\.content\[\d+\]\.content.*\.type$"), "text, image, document"),
+    (re.compile(r"\.content\[\d+\]\.content.*\.type$"), "text, image, document, tool_reference"),
     (
         re.compile(r"^messages.*\.type$"),
         "text; image, document and tool_result of a user; "
