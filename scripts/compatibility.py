@@ -10,6 +10,7 @@ from pathlib import Path
 from vllm_obtain.config.settings import Settings
 from vllm_obtain.engines.adapter import Adapter
 from vllm_obtain.engines.registry import BUILT_IN, adapter
+from vllm_obtain.gateway.inference.context import ADVISORY
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
 
 FILE = Path(__file__).parent.parent / "docs" / "compatibility.md"
@@ -30,13 +31,11 @@ NOTES = {
     "think": "if the chat template supports it",
     "continue_final_message": "if the chat template keeps the last message unchanged",
     "echo": "not together with `logprobs`",
-    "store": "`false` is accepted",
-    "service_tier": "`auto` and `default` are accepted",
     "modalities": '`["text"]` is accepted',
     "functions": "deprecated name of `tools`; use `tools`",
     "function_call": "deprecated name of `tool_choice`; use `tool_choice`",
 }
-_IMAGES = "with a vision model; a `detail` other than `auto` is a 400"
+_IMAGES = "with a vision model; a `detail` other than `auto` is ignored"
 
 
 def rows() -> list[str]:
@@ -60,7 +59,9 @@ def rows() -> list[str]:
 
 def _verdict(name: str, engine: Adapter) -> str:
     known = InferenceFields.LABELS | InferenceFields.OURS | engine.parameters
-    return "yes" if name in known else "400"
+    if name in known:
+        return "yes"
+    return "ignored" if name in ADVISORY else "400"
 
 
 def main() -> None:

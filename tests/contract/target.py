@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tests.fleet import MODEL
 from tests.service import Service
 from vllm_obtain.engines.adapter import Adapter
+from vllm_obtain.gateway.inference.context import ADVISORY
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 # What ends an answer of the embedded model; forbidden where a test needs a number of tokens.
@@ -78,7 +79,8 @@ class Target:
 
     def honours(self, path: str = CHAT, **parameters: Any) -> bool:
         """Whether the table has all of these; what it lacks must be refused by its name."""
-        lacking = [name for name in parameters if name not in self.adapter.parameters]
+        supported = self.adapter.parameters | ADVISORY
+        lacking = [name for name in parameters if name not in supported]
         for name in lacking:
             for stream in (False, True):
                 error = self.refused(path, {name: parameters[name], "stream": stream})
@@ -92,6 +94,12 @@ class Target:
         error = json.loads(answer)["error"]
         assert set(error) == {"message", "type", "param", "code"}
         return dict(error)
+
+    def ignored(self, path: str, body: Body) -> str:
+        """The ignored parameters of a request that must be a 200."""
+        status, headers, answer = self.service.request(path, _complete_body(path, body))
+        assert status == 200, (body, status, answer[:300])
+        return headers.get("x-ignored-parameters", "")
 
     def chat(self, text: str = "Say hi.", **more: Any) -> Answer:
         """Ask for a chat completion; greedy unless told otherwise."""

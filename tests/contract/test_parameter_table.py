@@ -9,6 +9,7 @@ import pytest
 from tests.contract.target import CHAT, TEXT, Target
 from tests.fleet import engine
 from vllm_obtain.engines.registry import BUILT_IN
+from vllm_obtain.gateway.inference.context import ADVISORY
 from vllm_obtain.protocol.requests import ChatRequest, CompletionRequest, InferenceFields
 
 # A value for every parameter that asks something of the engine.
@@ -55,7 +56,9 @@ def test_every_parameter_works_or_is_refused_by_name(
     assert set(values) == asked, "each needs a value to be tried with"
     refused = {n: v for n, v in values.items() if n not in target.adapter.parameters}
     for name, value in refused.items():
-        if value is not None:
+        if name in ADVISORY:
+            assert target.ignored(path, {name: value, "max_tokens": 1}) == name
+        elif value is not None:
             error = target.refused(path, {name: value})
             assert (error["code"], error["param"]) == ("unsupported_parameter", name)
     # Those of the table are tried one by one by the other tests; here, that they get along. (Of

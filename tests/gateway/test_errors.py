@@ -129,16 +129,7 @@ CHAT = [
     (chat(chat_template_kwargs={"tools": 1}), "invalid_value", "chat_template_kwargs.tools"),
     (chat(continue_final_message=True), "invalid_value", "continue_final_message"),
     (chat(min_tokens=3), "unsupported_parameter", "min_tokens"),
-    (chat(store=True), "unsupported_parameter", "store"),
-    (chat(prediction={"type": "content", "content": "x"}), "unsupported_parameter", "prediction"),
     (chat(functions=[{"name": "f"}]), "unsupported_parameter", "functions"),
-    (chat(reasoning_effort="low"), "unsupported_parameter", "reasoning_effort"),
-    (chat(no_such_thing=1), "unsupported_parameter", "no_such_thing"),
-    (
-        {"messages": [{"role": "user", "content": "x", "mood": 1}]},
-        "unsupported_parameter",
-        "messages[0].mood",
-    ),
 ]
 
 TEXT = [

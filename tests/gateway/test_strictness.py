@@ -135,6 +135,21 @@ def test_what_changes_the_completion_is_never_ignored(strictness: tuple[Service,
         assert status == 400 and json.loads(answer)["error"]["param"] == next(iter(fields))
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "hi", "stop": "x"}),
+        ("/v1/messages", {"model": "a", "max_tokens": 9, "messages": [HI], "seed": 1}),
+        ("/api/chat", {"model": "a", "messages": [HI], "temperature": 0}),
+    ],
+)
+def test_parameters_of_other_apis_are_rejected(
+    path: str, body: dict[str, Any], strictness: tuple[Service, str]
+) -> None:
+    status, _, answer = strictness[0].request(path, body)
+    assert status == 400 and list(body)[-1].encode() in answer
+
+
 def test_a_response_with_ignored_parameters_is_cached(strictness: tuple[Service, str]) -> None:
     service, mode = strictness
     body = {"messages": [HI], "temperature": 0}

@@ -35,6 +35,14 @@ MOST_VALUES = 1_200_000
 # The most fields in a body, counted by its colons. Each takes a worker half a microsecond.
 MOST_FIELDS = 500_000
 
+# Parameters that change the completion: an API without them rejects them.
+_NEVER_IGNORED = frozenset(
+    "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty n stop "
+    "seed logit_bias min_tokens ignore_eos max_tokens max_completion_tokens logprobs "
+    "response_format guided_json guided_regex guided_choice guided_grammar structured_outputs "
+    "tools tool_choice".split()
+)
+
 # Names of ignored fields that a response header has.
 _MOST_IGNORED = 32
 
@@ -168,7 +176,10 @@ def _type_info(kind: Any) -> inspect.Type:
 
 
 def _prune(value: Any, kind: inspect.Type, path: str, found: list[str]) -> None:
-    """Remove the fields of objects that their types do not have, and append their names."""
+    """Remove fields of objects that their types do not have, and append their names.
+
+    Those of `_NEVER_IGNORED` stay in the body itself.
+    """
     if isinstance(kind, inspect.Metadata):
         _prune(value, kind.type, path, found)
     elif isinstance(kind, inspect.UnionType):
@@ -187,7 +198,7 @@ def _prune(value: Any, kind: inspect.Type, path: str, found: list[str]) -> None:
         for name in list(value):
             if name in fields:
                 _prune(value[name], fields[name], _join(path, name), found)
-            elif name != kind.tag_field:
+            elif name != kind.tag_field and (path or name not in _NEVER_IGNORED):
                 del value[name]
                 found.append(_join(path, name))
 

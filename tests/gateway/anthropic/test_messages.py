@@ -161,7 +161,7 @@ REFUSED = [
     ({"model": "gone"}, "NotFoundError", "not_found_error", MODEL),
     ({"max_tokens": 0}, "BadRequestError", "invalid_request_error", "max_tokens"),
     ({"messages": []}, "BadRequestError", "invalid_request_error", "messages"),
-    ({"extra_body": {"x": 1}}, "BadRequestError", "invalid_request_error", "'x'"),
+    ({"extra_body": {"speed": "x"}}, "BadRequestError", "invalid_request_error", "speed"),
     ({"messages": LONG}, "BadRequestError", "invalid_request_error", "too long"),
 ]
 
