@@ -113,7 +113,6 @@ def test_loading_and_unloading_by_keep_alive(client: ollama.Client, service: Ser
 WRONG: dict[str, tuple[Callable[[ollama.Client], Any], int, str]] = {
     "no such model": (lambda c: c.chat("nope", HI), 404, "'nope' does not exist"),
     "show no such model": (lambda c: c.show("nope"), 404, "'nope' does not exist"),
-    "unknown option": (lambda c: c.chat(MODEL, HI, options={"x": 1}), 400, "'options.x'"),
     "too large a context": (
         lambda c: c.chat(MODEL, HI, options={"num_ctx": 10**9}),
         400,
@@ -191,5 +190,5 @@ def test_an_answer_keeps_to_a_format(client: ollama.Client) -> None:
 
 def test_what_a_model_can_do(client: ollama.Client) -> None:
     assert client.show(MODEL).capabilities == ["completion", "tools"]
-    with pytest.raises(ollama.ResponseError, match=r"reasoning|think"):
-        client.chat(MODEL, HI, think="high", options=FEW)
+    # It does not reason, and does without.
+    assert client.chat(MODEL, HI, think="high", options=FEW).message.content

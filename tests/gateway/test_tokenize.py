@@ -52,7 +52,7 @@ def test_an_empty_text_has_no_tokens(service: Service) -> None:
         ("/tokenize", {}, "prompt"),
         ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
         ("/tokenize", {"prompt": 7}, "prompt"),
-        ("/tokenize", {"prompt": "a", "colour": "red"}, "colour"),
+        ("/tokenize", {"prompt": "a", "temperature": 1}, "temperature"),
         ("/detokenize", {"tokens": [10_000_000]}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
         ("/detokenize", {"tokens": "a"}, "tokens"),

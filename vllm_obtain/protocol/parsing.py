@@ -115,19 +115,24 @@ def decode(
     """
     _check_values(body)
     try:
-        return _decoded(body, decoder)
-    except msgspec.ValidationError as error:
-        refusal = _refusal(str(error), tags)
+        try:
+            return _decoded(body, decoder)
+        except msgspec.ValidationError as error:
+            refusal = _refusal(str(error), tags)
+        if ignored is None or not isinstance(refusal, UnsupportedParameter):
+            raise refusal
+        kind: Any = decoder.type
+        converted: T = convert(_any.decode(body), kind, ignored, tags)
+        return converted
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"The body is not valid JSON: {error}."
         raise InvalidRequest(message, code="invalid_json") from None
     except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
-    if ignored is None or not isinstance(refusal, UnsupportedParameter):
-        raise refusal
-    kind: Any = decoder.type
-    converted: T = convert(_any.decode(body), kind, ignored, tags)
-    return converted
+        raise _too_deep() from None
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("The body is nested too deeply.", code="invalid_json")
 
 
 def _check_values(body: bytes) -> None:
@@ -165,9 +170,16 @@ def convert(value: Any, kind: type[T], ignored: list[str] | None = None, tags: T
         names = {re.sub(r"\[\d+\]", "[]", name): name for name in reversed(found)}
         ignored += list(reversed(names.values()))[: max(0, _MOST_IGNORED - len(ignored))]
     try:
+        try:
+            return msgspec.convert(value, kind, str_keys=True)
+        except msgspec.ValidationError as error:
+            if "got `float`" not in str(error):
+                raise
         return msgspec.convert(_with_integers(value), kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), tags) from None
+    except RecursionError:
+        raise _too_deep() from None
 
 
 @functools.cache

@@ -184,20 +184,20 @@ def _lenient(body: bytes) -> None:
 
 def _response(body: bytes) -> None:
     try:
-        asked, items = parse_response(body)
+        asked, items = parse_response(body, [])
         to_chat(asked, [item for item in items if not isinstance(item, ItemReference)])
     except ServiceError as error:
         raise to_responses_error(error) from None
 
 
 def _ollama(body: bytes) -> None:
-    request = decode(body, _chat)
+    request = decode(body, _chat, [])
     ollama.seconds(request.keep_alive)
     ollama.chat(request)
 
 
 def _ollama_text(body: bytes) -> None:
-    request = decode(body, _generate)
+    request = decode(body, _generate, [])
     ollama.seconds(request.keep_alive)
     ollama.generate(request)
 
@@ -207,8 +207,8 @@ READERS: list[tuple[Callable[[bytes], object], list[Any]]] = [
     (_lenient, CHATS),
     (parse_completion, TEXTS),
     (_response, RESPONSES),
-    (lambda body: translate(parse_messages(body), takes_effort=True), MESSAGES),
-    (lambda body: translate(parse_count(body), takes_effort=False), MESSAGES),
+    (lambda body: translate(parse_messages(body, []), takes_effort=True), MESSAGES),
+    (lambda body: translate(parse_count(body, []), takes_effort=False), MESSAGES),
     (_ollama, OLLAMA),
     (_ollama_text, GENERATE),
     (parse_embedding, OTHERS),
