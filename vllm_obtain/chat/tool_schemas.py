@@ -18,7 +18,7 @@ from vllm_obtain.chat.schema_source import SchemaError
 from vllm_obtain.errors import InvalidRequest
 from vllm_obtain.protocol.tools import Tool
 
-# Bytes of the parameters of all tools. Each MiB takes a worker a tenth of a second.
+# Bytes of the descriptions and parameters of all tools. Each MiB takes a worker 0.1 s.
 _LARGEST_TOOLS = 2 * 1024 * 1024
 # Schemas up to this size are cached: agents send the same tools with each request.
 _LARGEST_CACHED = 16 * 1024
@@ -34,23 +34,27 @@ def described_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """Convert tools to the format of templates, without fields and keywords that are null.
 
     Raises:
-        InvalidRequest: their parameters are too large, or nested too deeply.
+        InvalidRequest: they are too large, or their parameters are nested too deeply.
     """
     described, size = [], 0
     for tool in tools:
         function = tool.function
-        fields: dict[str, Any] = {"name": function.name}
-        if function.description is not None:
-            fields["description"] = function.description
-        if function.parameters is not None:
+        description = function.description or ""
+        size += len(description)
+        source = b""
+        if function.parameters is not None and size <= _LARGEST_TOOLS:
             source = _encoded(tool)
             size += len(source)
-            if size > _LARGEST_TOOLS:
-                raise InvalidRequest(
-                    f"Invalid 'tools': the parameters of all tools have more than "
-                    f"{_LARGEST_TOOLS:,} bytes. Send fewer or smaller tools.",
-                    param="tools",
-                )
+        if size > _LARGEST_TOOLS:
+            raise InvalidRequest(
+                "Invalid 'tools': the descriptions and parameters of all tools have more than "
+                f"{_LARGEST_TOOLS:,} bytes. Send fewer or smaller tools.",
+                param="tools",
+            )
+        fields: dict[str, Any] = {"name": function.name}
+        if function.description is not None:
+            fields["description"] = description
+        if function.parameters is not None:
             fields["parameters"] = _parameters(tool, source)
         described.append({"type": "function", "function": fields})
     return described
