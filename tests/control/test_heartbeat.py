@@ -173,8 +173,9 @@ def test_a_pid_that_is_reused_is_not_ended(
     assert process.poll() is None
 
 
-def test_a_worker_that_is_stopped_is_replaced(tmp_path: Path) -> None:
-    models = tmp_path / "models"
+def service_in(folder: Path) -> Service:
+    """A service whose processes may be silent for two seconds."""
+    models = folder / "models"
     models.mkdir()
     write_model(models, "fine")
     env = {
@@ -183,7 +184,11 @@ def test_a_worker_that_is_stopped_is_replaced(tmp_path: Path) -> None:
         "DEFAULT_MODEL": "fine",
         "HEARTBEAT_SECONDS": "2",
     }
-    with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
+    return Service(["run.py", "--no-fetch"], folder, env)
+
+
+def test_a_worker_that_is_stopped_is_replaced(tmp_path: Path) -> None:
+    with service_in(tmp_path) as service:
         first = service.status()["gateway"]["pid"]
         os.kill(first, signal.SIGSTOP)
         eventually(lambda: start_time(first) is None)
@@ -194,16 +199,7 @@ def test_a_worker_that_is_stopped_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_supervisor_that_is_stopped_is_replaced(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    models.mkdir()
-    write_model(models, "fine")
-    env = {
-        **ENVIRONMENT,
-        "MODELS_DIR": str(models),
-        "DEFAULT_MODEL": "fine",
-        "HEARTBEAT_SECONDS": "2",
-    }
-    with Service(["run.py", "--no-fetch"], tmp_path, env) as service:
+    with service_in(tmp_path) as service:
         first = service.status()["supervisor"]["pid"]
         service.chat()
         os.kill(first, signal.SIGSTOP)

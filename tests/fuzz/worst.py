@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.progress import Progress, Step
 from tests.access.helpers import CHAT
 from tests.fake_engine import ENVIRONMENT, write_model
 from tests.gateway.request_fields import Field, fields_of
@@ -112,13 +113,17 @@ def main() -> int:
         models.mkdir()
         write_model(models, "fine")
         env = {**ENVIRONMENT, "MODELS_DIR": str(models), "DEFAULT_MODEL": "fine"}
-        with Service(["run.py", "--no-fetch"], Path(folder), env) as service:
+        with (
+            Service(["run.py", "--no-fetch"], Path(folder), env) as service,
+            Progress([Step("requests", float(len(worst)), len(worst))]) as progress,
+        ):
             service.chat()
             with longest_delay(service) as idle:
                 time.sleep(3)
             print("without a large request:", _line(idle), flush=True)
-            for number, each in enumerate(worst, 1):
-                print(f"{number} of {len(worst)}", end="\r", file=sys.stderr, flush=True)
+            progress.next_step()
+            for each in worst:
+                progress.next_round()
                 body = each.field.body(each.count)
                 with longest_delay(service) as delays:
                     status = service.request(each.route, body, timeout=120)[0]

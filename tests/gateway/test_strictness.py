@@ -90,6 +90,9 @@ UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"input": [{**HI, "extra": 1}]}, "input[0].extra"),
     ("/api/chat", {"model": "a", "messages": [HI], "stream": False, "extra": 1}, "extra"),
     ("/api/generate", {"model": "a", "prompt": "hi", "options": {"extra": 1}}, "options.extra"),
+    ("/api/generate", {"model": "a", "prompt": "hi", "options": {"num_gpu": 1}}, "options.num_gpu"),
+    ("/v1/responses", {"input": "hi", "reasoning": {"effort": "high"}}, "reasoning.effort"),
+    ("/api/chat", {"messages": [HI], "stream": False, "think": "high"}, "think"),
 ]
 ADVISORY = {"store": True, "verbosity": "low", "reasoning_effort": "high"}
 
@@ -108,7 +111,7 @@ def strictness(
 
 
 @pytest.mark.parametrize(("path", "body", "name"), UNKNOWN)
-def test_unknown_fields(
+def test_unknown_and_harmless_fields(
     path: str, body: dict[str, Any], name: str, strictness: tuple[Service, str]
 ) -> None:
     service, mode = strictness
@@ -117,6 +120,12 @@ def test_unknown_fields(
         assert status == 400 and name.encode() in answer
     else:
         assert (status, headers.get("x-ignored-parameters")) == (200, name), answer
+
+
+def test_built_in_tools_are_named_once(strictness: tuple[Service, str]) -> None:
+    body = {"input": "hi", "tools": [{"type": "mcp"}] * 50}
+    status, headers, answer = strictness[0].request("/v1/responses", body)
+    assert (status, headers.get("x-ignored-parameters")) == (200, "tools.mcp"), answer
 
 
 def test_advisory_parameters(strictness: tuple[Service, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,6 +83,7 @@ def prepare_chat(
     params: SamplingParams,
     chat_format: ChatFormat,
     images: Sequence[ImageInput] = (),
+    ignored: list[str] | None = None,
 ) -> PreparedRequest:
     """Prepare a chat request.
 
@@ -90,13 +92,15 @@ def prepare_chat(
         params: its sampling parameters.
         chat_format: the model's chat format.
         images: the images of the messages, in order.
+        ignored: list to append the field to that sets the reasoning effort, if the chat template
+            has none; None rejects it.
 
     Raises:
         InvalidRequest: the chat cannot be rendered, or no engine can enforce its structured
             output.
     """
     tools = _Tools.of(request)
-    prompt = _prompt(request, chat_format, tools)
+    prompt = _prompt(request, chat_format, tools, ignored)
     if images and prompt.count(MARK) != len(images):
         raise TemplateError(_NOT_ONCE, param="messages")
     constraint = output_constraint(request)
@@ -168,9 +172,11 @@ def _call_rules(
     )
 
 
-def _prompt(request: ChatRequest, chat_format: ChatFormat, tools: _Tools) -> str:
+def _prompt(
+    request: ChatRequest, chat_format: ChatFormat, tools: _Tools, ignored: list[str] | None
+) -> str:
     messages = flatten(request.messages)
-    template_kwargs = _template_kwargs(request, chat_format)
+    template_kwargs = _template_kwargs(request, chat_format, ignored)
     continues = bool(request.continue_final_message)
     if continues and request.add_generation_prompt:
         raise InvalidRequest(
@@ -207,7 +213,9 @@ def _cut(text: str) -> str:
     return text[:at]
 
 
-def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str, Any]:
+def _template_kwargs(
+    request: ChatRequest, chat_format: ChatFormat, ignored: list[str] | None
+) -> dict[str, Any]:
     kwargs = dict(request.chat_template_kwargs or {})
     if reserved := sorted(RESERVED & kwargs.keys()):
         name = f"chat_template_kwargs.{reserved[0]}"
@@ -223,9 +231,11 @@ def _template_kwargs(request: ChatRequest, chat_format: ChatFormat) -> dict[str,
     elif "thinking" in known:
         kwargs.setdefault("thinking", effort != "none")
     elif effort != "none" or chat_format.marks is not None:
-        raise UnsupportedParameter(
-            param, "This model's chat template does not support it. Remove it."
-        )
+        if ignored is None:
+            raise UnsupportedParameter(
+                param, "This model's chat template does not support it. Remove it."
+            )
+        ignored.append(param)
     return kwargs
 
 
@@ -264,8 +274,8 @@ class _Tools:
             InvalidRequest: they contradict each other.
         """
         tools, choice = request.tools or [], request.tool_choice
-        names = [tool.function.name for tool in tools]
-        if duplicate := next((name for name in names if names.count(name) > 1), None):
+        names = Counter(tool.function.name for tool in tools)
+        if duplicate := next((name for name, count in names.items() if count > 1), None):
             raise InvalidRequest(
                 f"Two tools have the name '{duplicate}'. Rename one.", param="tools"
             )

@@ -1,8 +1,8 @@
 """Runs work of unknown cost in a few processes with limits: `sandbox_worker`.
 
 Each gateway worker has up to three such processes, started on demand. One caller uses at most two
-of them at a time, and callers that wait take turns, so that nobody waits for more than one piece of
-work of each other caller. Work of clients that disconnect is killed.
+of them at a time, and waiting callers take turns, so each waits for at most one piece of work of
+each other caller. Work of clients that disconnect is killed.
 """
 
 from __future__ import annotations

@@ -162,24 +162,37 @@ def convert(value: Any, kind: type[T], ignored: list[str] | None = None, tags: T
     Raises:
         InvalidRequest: as `decode`.
     """
-    if ignored is not None:
-        found: list[str] = []
-        any_kind: Any = kind
-        _prune(value, _type_info(any_kind), "", found)
-        # One name for all elements of a list.
-        names = {re.sub(r"\[\d+\]", "[]", name): name for name in reversed(found)}
-        ignored += list(reversed(names.values()))[: max(0, _MOST_IGNORED - len(ignored))]
     try:
         try:
-            return msgspec.convert(value, kind, str_keys=True)
+            return _converted(value, kind)
         except msgspec.ValidationError as error:
-            if "got `float`" not in str(error):
-                raise
-        return msgspec.convert(_with_integers(value), kind, str_keys=True)
+            refusal = _refusal(str(error), tags)
+        if ignored is None or not isinstance(refusal, UnsupportedParameter):
+            raise refusal
+        ignored += _remove_unknown(value, kind)[: max(0, _MOST_IGNORED - len(ignored))]
+        return _converted(value, kind)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), tags) from None
     except RecursionError:
         raise _too_deep() from None
+
+
+def _converted(value: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(value, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    # Some languages write integers as 20.0, which JSON Schema accepts as an integer.
+    return msgspec.convert(_with_integers(value), kind, str_keys=True)
+
+
+def _remove_unknown(value: Any, kind: Any) -> list[str]:
+    """Remove unknown fields; returns their names, one for all elements of a list."""
+    found: list[str] = []
+    _prune(value, _type_info(kind), "", found)
+    names = {re.sub(r"\[\d+\]", "[]", name): name for name in reversed(found)}
+    return list(reversed(names.values()))
 
 
 @functools.cache
@@ -233,9 +246,8 @@ def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except msgspec.ValidationError as error:
         if "got `float`" not in str(error):
             raise
-    # Some languages write integers as 20.0, which JSON Schema accepts as an integer.
-    value = _with_integers(_any.decode(body))
-    converted: T = msgspec.convert(value, decoder.type, str_keys=True)
+    kind: Any = decoder.type
+    converted: T = _converted(_any.decode(body), kind)
     return converted
 
 

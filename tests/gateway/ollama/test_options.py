@@ -127,3 +127,14 @@ def test_a_larger_context_is_refused_with_the_number() -> None:
     with pytest.raises(UnsupportedParameter, match="4096 tokens") as raised:
         check_context(options(num_ctx=4097), 4096)
     assert raised.value.param == "options.num_ctx"
+
+
+@pytest.mark.parametrize("name", ["num_gpu", "num_thread", "num_batch", "use_mmap", "low_vram"])
+def test_load_options_can_be_ignored(name: str) -> None:
+    ignored: list[str] = []
+    assert (
+        sampling(options(**{name: True if name.startswith(("use", "low")) else 7}), ignored) == {}
+    )
+    assert ignored == [f"options.{name}"]
+    with pytest.raises(UnsupportedParameter):
+        sampling(options(mirostat=2), ignored)

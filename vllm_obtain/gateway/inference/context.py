@@ -32,8 +32,7 @@ _LONGEST_NAME = 100
 # Characters of `X-Unenforced-Schema`.
 _LONGEST_HEADER = 1024
 # Parameters that do not change the completion, or only give the model a hint.
-REASONING = frozenset({"reasoning_effort", "enable_thinking", "think"})
-ADVISORY = frozenset({"store", "service_tier", "verbosity", "prediction"}) | REASONING
+ADVISORY = frozenset({"store", "service_tier", "verbosity", "prediction"})
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -55,10 +54,12 @@ class ParameterPolicy:
     def __init__(self, strictness: Strictness) -> None:
         self._strictness = strictness
         self.ignored: list[str] = []
+        # Names of the client's API for fields of the translated request.
+        self.names: Mapping[str, str] = {}
 
     @property
     def unknown(self) -> list[str] | None:
-        """The list that collects unknown fields; None if they are rejected."""
+        """The list that collects unknown and advisory fields; None if they are rejected."""
         return None if self._strictness == "strict" else self.ignored
 
     def drop_advisory(self, parameters: dict[str, Any]) -> None:
@@ -71,7 +72,7 @@ class ParameterPolicy:
     @property
     def header_value(self) -> str:
         """The ignored names, for a header."""
-        return ", ".join(map(_escaped, self.ignored))
+        return ", ".join(_escaped(self.names.get(name, name)) for name in self.ignored)
 
     def ignore(self, error: UnsupportedParameter, parameters: Container[str]) -> str:
         """Decide that an unsupported parameter is ignored.
@@ -87,10 +88,7 @@ class ParameterPolicy:
             UnsupportedParameter: `error`, if the parameter must not be ignored.
         """
         name = error.param or ""
-        may_ignore = self._strictness == "lenient" or (
-            self._strictness == "contract" and name in ADVISORY
-        )
-        if not may_ignore or name not in parameters:
+        if self._strictness != "lenient" or name not in parameters:
             raise error
         if name not in self.ignored:  # a retried request drops it again
             self.ignored.append(name)

@@ -11,7 +11,6 @@ from pathlib import Path
 import flask
 from flask import Response, g
 from msgspec import Struct
-from msgspec.structs import replace
 
 from vllm_obtain.chat.chat_format import chat_format
 from vllm_obtain.chat.prepare import PreparedRequest, prepare_chat, prepare_completion
@@ -26,7 +25,6 @@ from vllm_obtain.gateway.core.services import Services, current_services
 from vllm_obtain.gateway.inference import model_lookup, prompt_limits
 from vllm_obtain.gateway.inference.context import (
     ADVISORY,
-    REASONING,
     RequestContext,
     identify,
     new_context,
@@ -170,13 +168,7 @@ def _prepare(
             tokens = chat_tokens(model.path, model.format, model.revision)
             return prepare_completion(request, params, tokens.control)
         known_format = chat_format(model, template)
-        try:
-            return prepare_chat(request, params, known_format, images)
-        except UnsupportedParameter as error:
-            # Not for the engine to know: the chat template supports it or not.
-            context.policy.ignore(error, REASONING)
-            request = replace(request, reasoning_effort=None, enable_thinking=None, think=None)
-            return prepare_chat(request, params, known_format, images)
+        return prepare_chat(request, params, known_format, images, context.policy.unknown)
     finally:
         CALLER.reset(previous)
 

@@ -57,7 +57,7 @@ def _model(services: Services, body: EmbedBody | EmbeddingsBody) -> Model:
     check_unload_permission(body.keep_alive)
     model = model_lookup.embedding_model(services, body.model)
     g.model = model.name
-    for name in sampling(body.options):
+    for name in sampling(body.options, parameter_policy().unknown):
         raise UnsupportedParameter(
             f"options.{name}", "Embeddings are not sampled; remove the option."
         )

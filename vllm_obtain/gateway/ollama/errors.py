@@ -5,14 +5,14 @@ from __future__ import annotations
 from vllm_obtain.errors import ServiceError
 
 # Ollama's names of fields of the translated request, for errors that engines report.
-_NAMES = {
+NAMES = {
     "max_tokens": "options.num_predict",
     "repetition_penalty": "options.repeat_penalty",
     "reasoning_effort": "think",
     "response_format": "format",
     "structured_outputs": "format",
 }
-_NAMES |= {
+NAMES |= {
     name: f"options.{name}"
     for name in "temperature top_k top_p min_p seed stop presence_penalty frequency_penalty".split()
 }
@@ -28,6 +28,6 @@ def error_body(error: ServiceError) -> dict[str, str]:
     Source: https://docs.ollama.com/api/errors
     """
     message = error.message
-    if error.param in _NAMES:
-        message = message.replace(f"'{error.param}'", f"'{_NAMES[error.param]}'")
+    if error.param in NAMES:
+        message = message.replace(f"'{error.param}'", f"'{NAMES[error.param]}'")
     return {"error": message}

@@ -18,6 +18,7 @@ from vllm_obtain.gateway.inference.handler import handle
 from vllm_obtain.gateway.middleware import auth
 from vllm_obtain.gateway.middleware.body import read_body
 from vllm_obtain.gateway.ollama import translate
+from vllm_obtain.gateway.ollama.errors import NAMES
 from vllm_obtain.gateway.ollama.models import context_of
 from vllm_obtain.gateway.ollama.options import check_context
 from vllm_obtain.gateway.ollama.render import ChatRenderer, GenerateRenderer, OllamaRenderer
@@ -51,7 +52,8 @@ def running() -> Response:
 
 def chat() -> Response:
     """POST /api/chat. Without messages it loads the model, or unloads it if `keep_alive` is 0."""
-    body = decode(read_body(), _chat, parameter_policy().unknown)
+    ignored = _ignored()
+    body = decode(read_body(), _chat, ignored)
     services = current_services()
     model = services.catalogue.find(body.model)
     if not body.messages:
@@ -62,12 +64,13 @@ def chat() -> Response:
                 model=body.model, created_at=now(), message=message, done=True, done_reason=reason
             )
         )
-    return _respond(services, model, body, translate.chat(body), ChatRenderer)
+    return _respond(services, model, body, translate.chat(body, ignored), ChatRenderer)
 
 
 def generate() -> Response:
     """POST /api/generate. Without a prompt it loads the model, or unloads it like `chat`."""
-    body = decode(read_body(), _generate, parameter_policy().unknown)
+    ignored = _ignored()
+    body = decode(read_body(), _generate, ignored)
     services = current_services()
     model = services.catalogue.find(body.model)
     if not body.prompt and not body.images:
@@ -75,7 +78,14 @@ def generate() -> Response:
         return reply(
             GenerateAnswer(model=body.model, created_at=now(), done=True, done_reason=reason)
         )
-    return _respond(services, model, body, translate.generate(body), GenerateRenderer)
+    return _respond(services, model, body, translate.generate(body, ignored), GenerateRenderer)
+
+
+def _ignored() -> list[str] | None:
+    """Return the list for the names of ignored fields, which are Ollama's."""
+    policy = parameter_policy()
+    policy.names = NAMES
+    return policy.unknown
 
 
 def check_unload_permission(keep_alive: KeepAlive | None) -> None:

@@ -37,7 +37,7 @@ _NEUTRAL: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
-def sampling(options: Options | None) -> dict[str, Any]:
+def sampling(options: Options | None, ignored: list[str] | None = None) -> dict[str, Any]:
     """Translate options to fields of an OpenAI request.
 
     `check_context` handles `num_ctx`, because it needs the model. `num_keep` has no effect,
@@ -45,6 +45,7 @@ def sampling(options: Options | None) -> dict[str, Any]:
 
     Args:
         options: options of the request; None without any.
+        ignored: list to append load options to, which the operator sets; None rejects them.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -52,7 +53,7 @@ def sampling(options: Options | None) -> dict[str, Any]:
     """
     if options is None:
         return {}
-    _check_supported(options)
+    _check_supported(options, ignored)
     fields: dict[str, Any] = {
         "max_tokens": _limit(options.num_predict),
         "seed": None if options.seed == RANDOM else options.seed,
@@ -97,11 +98,14 @@ def _limit(num_predict: int | None) -> int | None:
     return num_predict
 
 
-def _check_supported(options: Options) -> None:
+def _check_supported(options: Options, ignored: list[str] | None) -> None:
     for name, (neutral, reason) in _NEUTRAL.items():
         value = getattr(options, name)
-        if value is not None and value not in neutral:
+        if value is None or value in neutral:
+            continue
+        if ignored is None or reason is not _LOADING:
             raise UnsupportedParameter(f"options.{name}", reason)
+        ignored.append(f"options.{name}")
     if options.repeat_last_n is not None and options.repeat_penalty not in (None, 1):
         raise UnsupportedParameter(
             "options.repeat_last_n", "Engines set the window of penalties; remove the option."

@@ -40,8 +40,8 @@ _UNSUPPORTED = {
 }
 
 
-def chat(body: ChatBody) -> ChatRequest:
-    """Translate the body of POST /api/chat.
+def chat(body: ChatBody, ignored: list[str] | None = None) -> ChatRequest:
+    """Translate the body of POST /api/chat; `ignored` as for `options.sampling`.
 
     Raises:
         InvalidRequest: a field is invalid or not supported.
@@ -51,12 +51,14 @@ def chat(body: ChatBody) -> ChatRequest:
         tools=[Tool(tool.function) for tool in body.tools or ()] or None,
         response_format=_response_format(body.format),
         **_thinking(body),
-        **_common(body),
+        **_common(body, ignored),
     )
 
 
-def generate(body: GenerateBody) -> InferenceRequest:
+def generate(body: GenerateBody, ignored: list[str] | None = None) -> InferenceRequest:
     """Translate the body of POST /api/generate: a chat of one turn, or a text if it is raw.
+
+    `ignored` is as for `options.sampling`.
 
     Raises:
         InvalidRequest: a field is invalid or not supported.
@@ -65,14 +67,14 @@ def generate(body: GenerateBody) -> InferenceRequest:
         if getattr(body, name):
             raise UnsupportedParameter(name, reason)
     if body.raw:
-        return _raw(body)
+        return _raw(body, ignored)
     messages: list[Message] = [SystemMessage(body.system)] if body.system else []
     messages.append(UserMessage(content(body.prompt, body.images, "images")))
     return ChatRequest(
         messages=messages,
         response_format=_response_format(body.format),
         **_thinking(body),
-        **_common(body),
+        **_common(body, ignored),
     )
 
 
@@ -96,13 +98,13 @@ def seconds(keep_alive: KeepAlive | None) -> float | None:
     return -total if keep_alive.startswith("-") else total
 
 
-def _raw(body: GenerateBody) -> CompletionRequest:
+def _raw(body: GenerateBody, ignored: list[str] | None) -> CompletionRequest:
     for name in ("system", "images", "think"):
         if getattr(body, name):
             raise InvalidRequest(
                 f"Invalid '{name}': not allowed with 'raw'. Remove one of them.", param=name
             )
-    fields = _common(body)
+    fields = _common(body, ignored)
     top = fields.pop("top_logprobs", None) or 0
     if fields.pop("logprobs", None):
         if top > _RAW_ALTERNATIVES:
@@ -119,7 +121,7 @@ def _raw(body: GenerateBody) -> CompletionRequest:
     return CompletionRequest(prompt=body.prompt, **fields)
 
 
-def _common(body: GenerationFields) -> dict[str, Any]:
+def _common(body: GenerationFields, ignored: list[str] | None) -> dict[str, Any]:
     seconds(body.keep_alive)
     if body.shift:
         # `truncate` needs no check: a prompt that is too long is rejected, never truncated.
@@ -135,7 +137,7 @@ def _common(body: GenerationFields) -> dict[str, Any]:
         "stream": body.wants_stream,
         "logprobs": body.logprobs or None,
         "top_logprobs": body.top_logprobs or None,
-        **sampling(body.options),
+        **sampling(body.options, ignored),
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -110,7 +110,8 @@ def prompt_of(services: Services, model: Model, chat: ChatRequest) -> str:
         )
     params = SamplingParams.resolve({})
     with prepared_within(services, services.settings.request_timeout):
-        return str(prepare_chat(chat, params, services.chat_format(model)).request.prompt)
+        known_format, ignored = services.chat_format(model), parameter_policy().unknown
+        return str(prepare_chat(chat, params, known_format, (), ignored).request.prompt)
 
 
 def _tokenize(

@@ -22,7 +22,7 @@ from vllm_obtain.gateway.responses.parse import parse
 from vllm_obtain.gateway.responses.render import ResponsesRenderer
 from vllm_obtain.gateway.responses.response_types import Deleted, InputTokens, ItemList
 from vllm_obtain.gateway.responses.store import StoredResponses
-from vllm_obtain.gateway.responses.translate import to_chat, to_responses_error
+from vllm_obtain.gateway.responses.translate import NAMES, to_chat, to_responses_error
 from vllm_obtain.protocol.responses import error_body
 
 
@@ -38,6 +38,7 @@ def create() -> Response:
     """POST /v1/responses."""
     g.error_body = lambda error: error_body(to_responses_error(error))
     policy = parameter_policy()
+    policy.names = NAMES
     body, references = parse(read_body(), policy.unknown, policy.ignored)
     responses = _stored_responses()
     items = responses.resolve(references)
@@ -52,6 +53,7 @@ def input_tokens() -> Response:
     g.error_body = lambda error: error_body(to_responses_error(error))
     services = current_services()
     policy = parameter_policy()
+    policy.names = NAMES
     body, references = parse(read_body(), policy.unknown, policy.ignored)
     responses = _stored_responses()
     history = responses.conversation(body.previous_response_id)

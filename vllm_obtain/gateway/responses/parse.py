@@ -66,7 +66,8 @@ def _set_tools(
     ignored: list[str] | None,
     dropped: list[str],
 ) -> None:
-    dropped += [f"tools.{tool['type']}" for tool in raw if is_built_in(tool.get("type"))]
+    built_in = [f"tools.{tool['type']}" for tool in raw if is_built_in(tool.get("type"))]
+    dropped += dict.fromkeys(built_in)
     given = [{"type": "built_in"} if is_built_in(tool.get("type")) else tool for tool in raw]
     tools = convert({"tools": given}, _Tools, ignored).tools
     request.tools = [tool for tool in tools if not isinstance(tool, _BuiltIn)]

@@ -32,7 +32,7 @@ _ROLES: dict[str, type[chat.SystemMessage | chat.DeveloperMessage | chat.UserMes
 }
 
 # Chat fields by their Responses name, where the two differ.
-_NAMES = {
+NAMES = {
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
@@ -84,11 +84,11 @@ def to_responses_error(error: ServiceError) -> ServiceError:
     """Rename the chat fields of an error to those of the Responses API."""
     param = error.param or ""
     base = re.split(r"[.\[]", param, maxsplit=1)[0]
-    if base not in _NAMES:
+    if base not in NAMES:
         return error
     # The index of a message differs from the index of its item.
     rest = "" if base == "messages" else _LEVELS.sub("", param[len(base) :])
-    error.param = _NAMES[base] + rest
+    error.param = NAMES[base] + rest
     error.message = error.message.replace(f"'{param}'", f"'{error.param}'")
     return error
 
